@@ -1,0 +1,257 @@
+"""Every choice needed to run a model, and nothing else.
+
+A plan is data: it may come from a stranger's registry. Unknown keys are refused, and Inductor
+options are allow-listed by name and type, because some of Inductor's own options (`cpp.cxx`)
+name a program to run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from registry.base import Frozen, FrozenMapping
+from registry.digest import digest
+from registry.errors import InvalidPlan
+
+PLAN_FORMAT = 1
+"""Written into every plan. A reader skips plans of a higher number."""
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+Scheme = Literal[
+    "none",
+    "int8_weight_only",
+    "int8_dynamic",
+    "float8_weight_only",
+    "float8_dynamic_tensor",
+    "float8_dynamic_row",
+]
+AttentionBackend = Literal[
+    "default",
+    "_native_cudnn",
+    "_native_flash",
+    "_native_efficient",
+    "_native_math",
+    "flash",
+    "flash_varlen",
+    "_flash_3",
+    "sage",
+    "xformers",
+]
+CompileScope = Literal["none", "regional", "whole"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+INDUCTOR_OPTIONS: dict[str, type[bool] | type[int] | type[str]] = {
+    "conv_1x1_as_mm": bool,
+    "coordinate_descent_tuning": bool,
+    "coordinate_descent_check_all_directions": bool,
+    "epilogue_fusion": bool,
+    "force_fuse_int_mm_with_mul": bool,
+    "freezing": bool,
+    "max_autotune_gemm": bool,
+    "max_autotune_pointwise": bool,
+    "shape_padding": bool,
+    "use_mixed_mm": bool,
+}
+"""Inductor options a plan may set: none of them takes a path, a program or a callable."""
+
+COMPONENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+LAYER_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]]{1,200}")
+
+
+class ProcessOptions(Frozen):
+    """What must be set before CUDA starts, so a change needs a new process.
+
+    `threads` is torch's intra-op thread count, None the machine's default.
+    """
+
+    expandable_segments: bool = False
+    float32_matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    cudnn_benchmark: bool = False
+    dynamo_recompile_limit: int = Field(default=8, ge=1, le=256)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+
+
+class Quantization(Frozen):
+    """One torchao scheme for the linear layers of one component.
+
+    `skip` are fnmatch patterns of layer names left in the component's dtype; layers with a
+    dimension under `min_features` are left alone too.
+    """
+
+    scheme: Scheme = "none"
+    skip: tuple[str, ...] = ()
+    min_features: int = Field(default=0, ge=0)
+
+    @field_validator("skip")
+    @classmethod
+    def _plain_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if not LAYER_PATTERN.fullmatch(pattern):
+                raise ValueError(f"layer pattern {pattern!r} is not a dotted name with * ? []")
+        return tuple(sorted(set(patterns)))
+
+
+class Resident(Frozen):
+    """On the device from load to the end."""
+
+    kind: Literal["resident"] = "resident"
+
+
+class ModelOffload(Frozen):
+    """On the host; the whole component moves to the device for each call and leaves after the next
+    component starts (accelerate's `cpu_offload_with_hook`)."""
+
+    kind: Literal["model_offload"] = "model_offload"
+
+
+class GroupOffload(Frozen):
+    """On the host; groups of layers move to the device as they are needed (diffusers).
+
+    A stream copies the next group while this one computes and pins host memory.
+    """
+
+    kind: Literal["group_offload"] = "group_offload"
+    granularity: Literal["block", "leaf"] = "leaf"
+    stream: bool = True
+    blocks_per_group: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _stream_moves_one_block(self) -> Self:
+        if self.stream and self.blocks_per_group != 1:
+            raise ValueError("a stream moves one block at a time: blocks_per_group must be 1")
+        return self
+
+
+class SequentialOffload(Frozen):
+    """On the host; each leaf module moves to the device for its own call (accelerate)."""
+
+    kind: Literal["sequential_offload"] = "sequential_offload"
+
+
+class ReleaseAfterUse(Frozen):
+    """On the host; on the device only during its own call. For text encoders: encode, then release.
+
+    Weights never change, so nothing is copied back: the device copies are dropped.
+    """
+
+    kind: Literal["release_after_use"] = "release_after_use"
+
+
+Placement = Annotated[
+    Resident | ModelOffload | GroupOffload | SequentialOffload | ReleaseAfterUse,
+    Field(discriminator="kind"),
+]
+
+
+class Compilation(Frozen):
+    """`regional` compiles each repeated block once; `whole` compiles the component's forward.
+
+    `dynamic` None lets torch decide: static first, dynamic at the first new shape.
+    """
+
+    scope: CompileScope = "none"
+    mode: CompileMode = "default"
+    dynamic: bool | None = None
+    fullgraph: bool = False
+    inductor_options: FrozenMapping[bool | int | str] = Field(default={}, validate_default=True)
+
+    @field_validator("inductor_options")
+    @classmethod
+    def _allowed(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name, value in options.items():
+            if name not in INDUCTOR_OPTIONS:
+                accepted = ", ".join(sorted(INDUCTOR_OPTIONS))
+                raise ValueError(
+                    f"Inductor option {name!r} is not one a plan may set; accepted: {accepted}"
+                )
+            if type(value) is not INDUCTOR_OPTIONS[name]:
+                wanted = INDUCTOR_OPTIONS[name].__name__
+                raise ValueError(f"Inductor option {name!r} takes a {wanted}, not {value!r}")
+        return options
+
+    @model_validator(mode="after")
+    def _mode_or_options(self) -> Self:
+        if self.inductor_options and self.mode != "default":
+            raise ValueError("torch.compile takes a mode or Inductor options, not both")
+        if self.scope == "none" and self._has_options:
+            raise ValueError("compilation options need a scope: regional or whole")
+        return self
+
+    @property
+    def _has_options(self) -> bool:
+        chosen = self.dynamic is not None or self.fullgraph or self.inductor_options
+        return bool(chosen) or self.mode != "default"
+
+
+class ComponentPlan(Frozen):
+    """How one component is quantized, placed and compiled."""
+
+    quantization: Quantization = Quantization()
+    placement: Placement = Resident()
+    compilation: Compilation = Compilation()
+    channels_last: bool = False
+
+
+class VaeOptions(Frozen):
+    """Decode in tiles (large pictures) or one picture of a batch at a time."""
+
+    tiling: bool = False
+    slicing: bool = False
+
+
+class PipelineOptions(Frozen):
+    """`components` names every module of the pipeline that the plan says something about; a module
+    it does not name is resident, unquantized and not compiled. `text_tokens` pads every prompt to
+    one length, so that a compiled denoiser sees one shape; None leaves the pipeline's default.
+    """
+
+    dtype: Dtype = "bfloat16"
+    components: FrozenMapping[ComponentPlan]
+    attention_backend: AttentionBackend = "default"
+    fuse_qkv: bool = False
+    vae: VaeOptions = VaeOptions()
+    text_tokens: int | None = Field(default=None, ge=1)
+
+    @field_validator("components")
+    @classmethod
+    def _plain_names(cls, components: dict[str, ComponentPlan]) -> dict[str, ComponentPlan]:
+        for name in components:
+            if not COMPONENT_NAME.fullmatch(name):
+                raise ValueError(f"component name {name!r} is not a lower-case identifier")
+        return components
+
+    def component(self, name: str) -> ComponentPlan:
+        return self.components.get(name, ComponentPlan())
+
+
+class Plan(Frozen):
+    """The whole of it. Order of operations is fixed by the apply engine's version:
+    load or quantize layer by layer, fuse QKV first, set attention, place, then compile.
+    """
+
+    format: Literal[1] = PLAN_FORMAT
+    process: ProcessOptions = ProcessOptions()
+    pipeline: PipelineOptions
+
+    @property
+    def digest(self) -> str:
+        return digest(self)
+
+
+def parse_plan(data: str | bytes | dict[str, Any]) -> Plan:
+    """A plan from JSON or its parsed form. Raises InvalidPlan naming each bad value."""
+    try:
+        if isinstance(data, str | bytes):
+            return Plan.model_validate_json(data)
+        return Plan.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc']) or 'plan'}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise InvalidPlan(
+            f"not a valid plan: {problems}", hint="docs/plan-format.md describes every key."
+        ) from None

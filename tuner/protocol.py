@@ -1,0 +1,152 @@
+"""What is said between the process that searches and the worker that holds torch.
+
+The parent writes one job as JSON to the worker's standard input; the worker writes events, one
+JSON object a line, to an inherited descriptor whose number is in `TUNER_EVENT_FD`. Standard output
+and error belong to libraries and go to the trial's log.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from registry.base import Frozen, FrozenMapping
+from registry.environment import Environment
+from registry.inventory import ModelInventory
+from registry.plan import Plan
+from registry.record import FailureKind, Measurement, QualityScore, Rung
+from registry.workload import ModelRef, Workload
+
+PROTOCOL = 1
+EVENT_FD_VARIABLE = "TUNER_EVENT_FD"
+
+
+class ModelSpec(Frozen):
+    """How a worker builds the model. `path` is a local diffusers folder; `catalog` names the full
+    configs that random weights are made from; `seed` seeds them. Without either, the hub id
+    `ref.name` (or the catalog's) is looked up through huggingface_hub."""
+
+    ref: ModelRef
+    path: str | None = None
+    catalog: str | None = None
+    hub_id: str | None = None
+    seed: int = 0
+
+
+class InventoryJob(Frozen):
+    """Build the pipeline on the meta device and count it at each of the workload's shapes."""
+
+    kind: Literal["inventory"] = "inventory"
+    protocol: int = PROTOCOL
+    model: ModelSpec
+    workload: Workload
+
+
+class TrialJob(Frozen):
+    """Load, apply, run and time one plan.
+
+    `rung` "denoiser" times `denoiser_steps` steps of the real pipeline; "pipeline" and "replay"
+    time `repeats` whole requests per shape at `steps` (None: the pipeline's default).
+    `budget_bytes` caps the device's memory, `outside_allocator_bytes` of it being outside torch's
+    allocator; on a CPU the parent enforces it. `reference_in` is a folder that a baseline trial
+    wrote as `reference_out`. `compile_cache_dir` is Inductor's and Triton's cache folder.
+    `artifact_in` names a compile cache whose signature the parent verified; the worker checks
+    `artifact_in_sha256` on the bytes it loads. `artifact_out` is where to write one.
+    """
+
+    kind: Literal["trial"] = "trial"
+    protocol: int = PROTOCOL
+    model: ModelSpec
+    workload: Workload
+    plan: Plan
+    rung: Rung
+    device_index: int | None = None
+    budget_bytes: int
+    steps: int | None = None
+    denoiser_steps: int = 6
+    repeats: int = 3
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    reference_in: str | None = None
+    reference_out: str | None = None
+    compile_cache_dir: str
+    artifact_in: str | None = None
+    artifact_in_sha256: str | None = None
+    artifact_out: str | None = None
+    image_out: str | None = None
+
+
+class EnvironmentJob(Frozen):
+    """Say hello and leave: the worker's own Environment is the authoritative one."""
+
+    kind: Literal["environment"] = "environment"
+    protocol: int = PROTOCOL
+    device_index: int | None = None
+
+
+Job = Annotated[InventoryJob | TrialJob | EnvironmentJob, Field(discriminator="kind")]
+JOB = TypeAdapter[InventoryJob | TrialJob | EnvironmentJob](Job)
+
+
+class Hello(Frozen):
+    """The first event of every worker. `host_baseline_bytes` is its PSS after imports."""
+
+    event: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL
+    tuner_version: str
+    environment: Environment
+    host_baseline_bytes: int
+    import_s: float
+
+
+class Progress(Frozen):
+    """Proof of life. `done` of `total` where a phase counts; `phase` is "load", "reference",
+    "compile", "steps", "images", "score", "artifacts", "inventory"."""
+
+    event: Literal["progress"] = "progress"
+    phase: str
+    done: int = 0
+    total: int = 0
+    detail: str = ""
+
+
+class TrialResult(Frozen):
+    """`artifact_bytes` is the size of what was written to `artifact_out`, 0 for nothing.
+    `cache_hits`/`cache_misses` count compiled graphs taken from a loaded artifact or not."""
+
+    event: Literal["trial_result"] = "trial_result"
+    measurement: Measurement
+    scores: tuple[QualityScore, ...] = ()
+    calibrated: bool
+    artifact_bytes: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    counters: FrozenMapping[int] = Field(default={}, validate_default=True)
+
+
+class InventoryResult(Frozen):
+    event: Literal["inventory_result"] = "inventory_result"
+    inventory: ModelInventory
+
+
+class EnvironmentResult(Frozen):
+    event: Literal["environment_result"] = "environment_result"
+
+
+class WorkerFailure(Frozen):
+    """A failure the worker could still describe. Crashes and hangs are the parent's to name."""
+
+    event: Literal["failure"] = "failure"
+    kind: FailureKind
+    message: str
+
+
+Event = Annotated[
+    Hello | Progress | TrialResult | InventoryResult | EnvironmentResult | WorkerFailure,
+    Field(discriminator="event"),
+]
+EVENT = TypeAdapter[
+    Hello | Progress | TrialResult | InventoryResult | EnvironmentResult | WorkerFailure
+](Event)
+Result = TrialResult | InventoryResult | EnvironmentResult
