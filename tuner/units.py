@@ -1,0 +1,98 @@
+"""Bytes, resolutions and durations as people write them, and back."""
+
+from __future__ import annotations
+
+import re
+
+from registry.errors import InvalidInput
+
+BYTE_UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_RESOLUTION = re.compile(r"\s*([1-9]\d{0,4})\s*[xX×]\s*([1-9]\d{0,4})\s*", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)\s*", re.ASCII)
+_UNIT_BY_LOWER = {unit.lower(): factor for unit, factor in BYTE_UNITS.items()}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "24GB" (10⁹), "22.5 GiB" (2³⁰), "800MB". A number without a unit is refused.
+
+    Raises InvalidInput naming `text`.
+    """
+    match = _BYTES.fullmatch(text)
+    if match is None or (match[2] and match[2].lower() not in _UNIT_BY_LOWER):
+        raise InvalidInput(
+            f"{text!r} is not an amount of memory",
+            hint=f"Write a number and a unit, such as 24GB; units: {', '.join(BYTE_UNITS)}.",
+        )
+    if not match[2]:
+        raise InvalidInput(
+            f"{text!r} has no unit",
+            hint=f"Write {match[1]}GB (10⁹ bytes) or {match[1]}GiB (2³⁰ bytes).",
+        )
+    amount = round(float(match[1]) * _UNIT_BY_LOWER[match[2].lower()])
+    if amount < 1:
+        raise InvalidInput(f"{text!r} is no memory at all", hint="Give at least one byte.")
+    return amount
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """(width, height) in pixels of "1024x768". Raises InvalidInput naming `text`."""
+    match = _RESOLUTION.fullmatch(text)
+    if match is None:
+        raise InvalidInput(
+            f"{text!r} is not a resolution",
+            hint="Write WIDTHxHEIGHT in pixels, such as 1024x768.",
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_duration_s(text: str) -> float:
+    """Seconds of "90s", "8m" or "1h30m". Raises InvalidInput naming `text`."""
+    parts = _DURATION_PART.findall(text)
+    whole = _DURATION_PART.sub("", text).strip() == ""
+    seconds = sum(float(amount) * SECONDS[unit] for amount, unit in parts)
+    units = [unit for _, unit in parts]
+    if not parts or not whole or len(set(units)) != len(units) or seconds <= 0:
+        raise InvalidInput(
+            f"{text!r} is not a duration",
+            hint="Write hours, minutes and seconds with their units, such as 90s, 8m or 1h30m.",
+        )
+    return seconds
+
+
+def format_bytes(amount: int) -> str:
+    """Three digits and a decimal unit: "23.8 GB", "512 MB", "0 B"."""
+    for unit in ("TB", "GB", "MB", "KB"):
+        if abs(amount) >= BYTE_UNITS[unit]:
+            return f"{_three_digits(amount / BYTE_UNITS[unit])} {unit}"
+    return f"{amount} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Short time for people: "8.2 ms", "4.57 s", "3m 20s", "1h 05m"."""
+    if seconds < 1:
+        return f"{_three_digits(seconds * 1000)} ms"
+    if seconds < 60:
+        return f"{_three_digits(seconds)} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _three_digits(value: float) -> str:
+    size = abs(value)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2
+    return f"{value:.{digits}f}"
