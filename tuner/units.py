@@ -19,9 +19,9 @@ BYTE_UNITS = {
 }
 SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_BYTES = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
 _RESOLUTION = re.compile(r"\s*([1-9]\d{0,4})\s*[xX×]\s*([1-9]\d{0,4})\s*", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|h|m|s)\s*", re.ASCII)
+_DURATION_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|h|m|s)\s*", re.ASCII)
 _UNIT_BY_LOWER = {unit.lower(): factor for unit, factor in BYTE_UNITS.items()}
 
 
@@ -41,7 +41,7 @@ def parse_bytes(text: str) -> int:
             f"{text!r} has no unit",
             hint=f"Write {match[1]}GB (10⁹ bytes) or {match[1]}GiB (2³⁰ bytes).",
         )
-    amount = round(float(match[1]) * _UNIT_BY_LOWER[match[2].lower()])
+    amount = _exact(match[1], _UNIT_BY_LOWER[match[2].lower()])
     if amount < 1:
         raise InvalidInput(f"{text!r} is no memory at all", hint="Give at least one byte.")
     return amount
@@ -82,14 +82,19 @@ def format_bytes(amount: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Short time for people: "8.2 ms", "4.57 s", "3m 20s", "1h 05m"."""
-    if seconds < 1:
+    if seconds < 0.9995:
         return f"{_three_digits(seconds * 1000)} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{_three_digits(seconds)} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02d}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def _exact(number: str, factor: int) -> int:
+    whole, _, fraction = number.partition(".")
+    return int(whole) * factor + int(fraction or "0") * factor // 10 ** len(fraction)
 
 
 def _three_digits(value: float) -> str:
