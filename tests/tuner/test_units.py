@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +60,8 @@ def test_bytes_without_a_unit_are_refused_with_both_units_shown() -> None:
     with pytest.raises(InvalidInput, match="'24' has no unit") as refused:
         units.parse_bytes("24")
     assert refused.value.hint is not None
-    assert "24GB" in refused.value.hint and "24GiB" in refused.value.hint
+    assert "24GB" in refused.value.hint
+    assert "24GiB" in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -135,10 +139,10 @@ def test_whole_amounts_are_exact(amount: int, unit: str) -> None:
     assert units.parse_bytes(f"{amount}{unit}") == amount * units.BYTE_UNITS[unit]
 
 
-@given(st.text(max_size=12))
-def test_no_text_breaks_a_parser(text: str) -> None:
-    for parse in (units.parse_bytes, units.parse_resolution, units.parse_duration_s):
-        try:
-            parse(text)
-        except InvalidInput as refused:
-            assert repr(text) in refused.message
+@pytest.mark.parametrize(
+    "parse", [units.parse_bytes, units.parse_resolution, units.parse_duration_s]
+)
+@given(text=st.text(max_size=12))
+def test_no_text_breaks_a_parser(parse: Callable[[str], object], text: str) -> None:
+    with suppress(InvalidInput):
+        assert parse(text)
