@@ -94,7 +94,7 @@ def format_seconds(seconds: float) -> str:
 
 def _exact(number: str, factor: int) -> int:
     whole, _, fraction = number.partition(".")
-    return int(whole) * factor + int(fraction or "0") * factor // 10 ** len(fraction)
+    return int(whole) * factor + int(fraction.ljust(9, "0")) * factor // 10**9
 
 
 def _three_digits(value: float) -> str:
