@@ -1,0 +1,64 @@
+"""The test suite's own promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.plan import Plan
+from scripts.make_schema import TARGET, plan_schema
+from tests.conftest import soak_seeds
+
+
+def test_the_default_home_cannot_be_written() -> None:
+    with pytest.raises(OSError, match=r"Not a directory"):
+        (Path.home() / ".local").mkdir(parents=True)
+
+
+def test_child_processes_cannot_write_it_either() -> None:
+    code = "import pathlib; (pathlib.Path.home() / 'x').mkdir()"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert child.returncode == 1
+    assert b"NotADirectoryError" in child.stderr
+
+
+def test_a_home_of_ones_own_can(home: Path) -> None:
+    (Path.home() / ".config").mkdir()
+    assert Path(os.environ["XDG_CONFIG_HOME"]) == home / ".config"
+
+
+def test_soak_runs_a_seeded_part() -> None:
+    part = soak_seeds("kill", seed=1, rounds=40, fraction=0.05)
+    assert part == soak_seeds("kill", seed=1, rounds=40, fraction=0.05)
+    assert len(part) == 2
+    assert set(part) < set(soak_seeds("kill", seed=1, rounds=40, fraction=1))
+    assert part != soak_seeds("kill", seed=2, rounds=40, fraction=0.05)
+    assert len(soak_seeds("kill", seed=1, rounds=1, fraction=0.05)) == 1
+
+
+def test_soak_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "test_rounds.py").write_text(
+        "from pathlib import Path\n"
+        "def test_round(soak_seed):\n"
+        "    with Path('ran').open('a') as file: file.write(f'{soak_seed}\\n')\n"
+        "    assert Path('mended').exists() or soak_seed % 2\n"
+    )
+    (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = soak\n gpu\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--soak-state=s"]
+    command += ["--soak-rounds=4", "--soak-fraction=1"]
+    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 failed, 2 passed" in first.stdout, first.stdout + first.stderr
+    (tmp_path / "mended").touch()
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 passed, 2 deselected" in second.stdout, second.stdout + second.stderr
+    assert len((tmp_path / "ran").read_text().split()) == 6
+
+
+def test_the_plan_schema_is_current() -> None:
+    assert TARGET.read_text(encoding="utf-8") == plan_schema()
+    assert f'"title": "{Plan.__name__}"' in plan_schema()
