@@ -23,12 +23,11 @@ class StudyStarted:
 class StageStarted:
     """A part of the study begins: "inventory", "space", "baseline", "search", "replay", "publish".
 
-    `detail` is one line for people; `remaining_s` is the time the run still has, None if unlimited.
+    `detail` is one line for people.
     """
 
     stage: str
     detail: str = ""
-    remaining_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""The entry point: find the command, run it, turn every ending into an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+from typing_extensions import override
+
+from registry.errors import Interrupted, TunerError
+from tuner.version import __version__
+
+COMMANDS = {
+    "run": "tuner.cli.run",
+    "get-plan": "tuner.cli.get_plan",
+    "show": "tuner.cli.show",
+    "history": "tuner.cli.history",
+    "models": "tuner.cli.models",
+    "doctor": "tuner.cli.doctor",
+    "space": "tuner.cli.space",
+    "revoke": "tuner.cli.revoke",
+    "rollback": "tuner.cli.rollback",
+    "registry": "tuner.cli.registry",
+    "completion": "tuner.cli.completion",
+}
+"""Each command's module, imported when it is asked for; each holds a `command`."""
+
+BROKEN_PIPE_EXIT_CODE = 128 + signal.SIGPIPE
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they run or when help lists them."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tuner")
+def cli() -> None:
+    """Find, prove and fetch the fastest way to run a diffusion model on this machine.
+
+    `tuner run` searches within a memory budget and publishes what it proved; `tuner get-plan`
+    answers an app from what was published.
+    """
+
+
+def main() -> NoReturn:
+    """What the installed `tuner` program runs."""
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code. Prints errors; lets only bugs through."""
+    try:
+        code = cli.main(list(arguments), prog_name="tuner", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return report(Interrupted("interrupted; nothing was left half-done"))
+    except TunerError as error:
+        return report(error)
+    except OSError as error:
+        return _os_error(error)
+    return code if isinstance(code, int) else 0
+
+
+def report(error: TunerError) -> int:
+    """Print an error and its hint on standard error; its exit code."""
+    click.echo(f"Error: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"Hint: {error.hint}", err=True)
+    return error.exit_code
+
+
+def _os_error(error: OSError) -> int:
+    """A full disk or a closed pipe is the machine's answer, not a bug to show a traceback for."""
+    if error.errno == errno.EPIPE:
+        _silence_stdout()
+        return BROKEN_PIPE_EXIT_CODE
+    where = f": {error.filename}" if error.filename else ""
+    code = report(TunerError(f"{error.strerror or error}{where}"))
+    _silence_stdout()
+    return code
+
+
+def _silence_stdout() -> None:
+    """Python flushes standard output once more as it exits, and would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a run the way Ctrl-C does: what is finished is kept, the worker dies."""
+    raise KeyboardInterrupt

@@ -1,0 +1,42 @@
+"""One-line texts about trials, plans and figures, shared by every view."""
+
+from __future__ import annotations
+
+from registry.record import Measurement, Trial
+from tuner.units import format_bytes, format_seconds
+
+
+def figures(measurement: Measurement) -> str:
+    """ "101 ms a step, 3.2 s a request, peak 14.2 GB"; the request only where one was timed."""
+    parts = [f"{format_seconds(measurement.step_ms / 1000)} a step"]
+    if measurement.latency_s is not None:
+        parts.append(f"{format_seconds(measurement.latency_s)} a request")
+    parts.append(f"peak {format_bytes(measurement.memory.peak_vram_bytes)}")
+    return ", ".join(parts)
+
+
+def outcome(trial: Trial) -> str:
+    """How a trial ended, in one line: figures, the failure, or why it was dropped."""
+    if trial.measurement is not None:
+        return figures(trial.measurement) + _verdict(trial)
+    if trial.failure is not None:
+        return f"{trial.failure.kind.replace('_', ' ')}: {first_line(trial.failure.message)}"
+    return f"not tried: {trial.dropped or 'no reason was kept'}"
+
+
+def mark(trial: Trial) -> str:
+    """ "✓" measured, "✗" failed or rejected, "–" not tried."""
+    if trial.measurement is None:
+        return "✗" if trial.failure is not None else "–"
+    return "✗" if trial.failure or (trial.quality and not trial.quality.passed) else "✓"
+
+
+def first_line(message: str, width: int = 160) -> str:
+    line = message.strip().splitlines()[0] if message.strip() else "no message"
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _verdict(trial: Trial) -> str:
+    if trial.quality is None or trial.quality.passed:
+        return ""
+    return f"; rejected by the {trial.quality.policy} policy: {'; '.join(trial.quality.reasons)}"
