@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from registry.plan import Plan
+from registry.plan import Plan, parse_plan
 from scripts.make_schema import TARGET, plan_schema
 from tests.conftest import soak_seeds
 
@@ -62,3 +63,22 @@ def test_soak_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_the_plan_schema_is_current() -> None:
     assert TARGET.read_text(encoding="utf-8") == plan_schema()
     assert f'"title": "{Plan.__name__}"' in plan_schema()
+
+
+def test_every_plan_in_the_docs_can_be_read() -> None:
+    blocks = [
+        block
+        for page in sorted((TARGET.parent).glob("*.md"))
+        for block in re.findall(r"```json\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        if '"format": 1' in block
+    ]
+    assert blocks
+    for block in blocks:
+        parse_plan(block)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    root = TARGET.parent.parent
+    for page in [*root.glob("*.md"), *TARGET.parent.glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
