@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import TypeAdapter
 
+LOG_WIDTH = 160
+"""Columns where no terminal says how wide it is."""
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -22,9 +25,16 @@ def print_json(value: Any) -> None:
 
 
 def print_rich(*parts: RenderableType) -> None:
-    """Print tables and text for people; rich is imported only by commands that need it."""
+    """Print tables and text for people; rich is imported only by commands that need it.
+
+    Written by click, not by rich, which would end the process itself at a closed pipe.
+    """
     from rich.console import Console
 
     console = Console()
-    for part in parts:
-        console.print(part)
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    click.echo(capture.get(), nl=False)

@@ -1,0 +1,96 @@
+"""`tuner doctor`: what this machine is, what it can run, and what is in the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tuner.cli.opening import settings_for
+from tuner.cli.options import gpu_option, json_option, registry_option
+from tuner.cli.output import print_json, print_rich
+
+if TYPE_CHECKING:
+    from tuner.capabilities import Missing
+    from tuner.config import Settings
+    from tuner.detect import Detection
+
+NEEDED = "accelerator"
+"""The capability without which nothing can be tuned."""
+
+
+@click.command("doctor")
+@gpu_option()
+@json_option()
+@registry_option()
+def command(gpu: str | None, as_json: bool, registry_url: str | None) -> int:
+    """Show this machine, what is missing, and what it can and cannot run and why.
+
+    Exit code 0 when `tuner run` can work here, 1 when something is in the way.
+    """
+    from tuner.capabilities import capabilities, missing
+    from tuner.detect import detect
+
+    settings = settings_for(registry_url)
+    detection = detect(gpu, settings=settings)
+    absent = missing(detection.environment)
+    problems = (*detection.problems, *_unusable(detection), *_registry_problem(settings))
+    healthy = not problems and not any(item.required for item in absent)
+    report: dict[str, Any] = {
+        "healthy": healthy,
+        "environment": detection.environment,
+        "gpu_uuid": detection.device_uuid,
+        "foreign_bytes": detection.foreign_bytes,
+        "problems": problems,
+        "notes": detection.notes,
+        "missing": absent,
+        "capabilities": capabilities(detection.environment),
+        "registry": settings.registry,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _print(detection, settings, problems, absent)
+    return 0 if healthy else 1
+
+
+def _unusable(detection: Detection) -> tuple[str, ...]:
+    """A GPU that is too old; a machine without one is measured as a CPU device."""
+    if detection.environment.hardware.device == "cpu":
+        return ()
+    from tuner.capabilities import capabilities
+
+    found = capabilities(detection.environment)
+    return tuple(item.reason for item in found if item.name == NEEDED and not item.available)
+
+
+def _registry_problem(settings: Settings) -> tuple[str, ...]:
+    """What hinders opening it; one that is not there yet is made by the first run."""
+    from registry.client import open_registry
+    from registry.errors import RegistryError, RegistryMissing
+
+    try:
+        open_registry(settings.registry, create=False)
+    except RegistryMissing:
+        return ()
+    except RegistryError as error:
+        return (str(error),)
+    return ()
+
+
+def _print(
+    detection: Detection,
+    settings: Settings,
+    problems: tuple[str, ...],
+    absent: tuple[Missing, ...],
+) -> None:
+    from tuner.capabilities import capabilities
+    from tuner.report import machine
+
+    print_rich(
+        machine.hardware_facts(detection.environment.hardware, detection.foreign_bytes),
+        machine.runtime_facts(detection.environment.runtime),
+        machine.place_facts(settings.registry, str(settings.cache_dir)),
+        machine.capabilities_table(capabilities(detection.environment)),
+        *machine.findings(problems, detection.notes, absent),
+    )

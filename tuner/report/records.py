@@ -1,0 +1,146 @@
+"""A published record as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from registry.digest import short
+from registry.record import Measurement, Quality, TuningRecord
+from tuner.labels import describe
+from tuner.report.tables import facts, table
+from tuner.report.text import figures
+from tuner.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from registry.records import StoredRecord
+
+
+def record_summary(stored: StoredRecord) -> Table:
+    """Who, where, what and how good, in two columns."""
+    record = stored.record
+    return facts(
+        {
+            "Record": record.id,
+            "Status": stored.status
+            + (f": {stored.revoked_reason}" if stored.revoked_reason else ""),
+            "Model": f"{record.model.name} ({record.model.weights} weights)",
+            "Workload": record.workload.label,
+            "Budget": format_bytes(record.budget_bytes),
+            "Proved on": proved_on(record),
+            "Plan": describe(record.plan),
+            "Baseline": describe(record.baseline_plan),
+            "Speed-up": f"{record.speedup:.2f}× over the baseline of the same run",
+            "Quality": quality_text(record.quality),
+            "Artifacts": artifacts_text(record),
+            "Study": record.study,
+            "Published": f"{stored.published_at:%Y-%m-%d %H:%M}Z, fetched {stored.fetches} times",
+        }
+    )
+
+
+def status_text(stored: StoredRecord) -> str:
+    return f"{stored.status}: {stored.revoked_reason}" if stored.revoked_reason else stored.status
+
+
+def proved_on(record: TuningRecord) -> str:
+    runtime = record.environment.runtime
+    driver = f", driver {runtime.driver}" if runtime.driver else ""
+    return f"{record.environment.hardware.name}{driver}, torch {runtime.torch}"
+
+
+def quality_text(quality: Quality) -> str:
+    verdict = "passed" if quality.passed else "did not pass"
+    worst = ", ".join(f"{name} {value:.4g}" for name, value in quality.worst.items())
+    uncalibrated = "" if quality.calibrated else " (uncalibrated: random weights)"
+    return f"{verdict} {quality.policy}{uncalibrated}; worst {worst or 'not scored'}"
+
+
+def artifacts_text(record: TuningRecord) -> str:
+    kinds = (f"{item.kind} {format_bytes(item.size_bytes)}" for item in record.artifacts)
+    return ", ".join(kinds) or "none"
+
+
+def comparison(record: TuningRecord) -> Table:
+    """The plan beside the baseline, figure by figure, with what was predicted."""
+    made = table("Figure", ">Plan", ">Baseline", ">Predicted")
+    for row in _comparison_rows(record):
+        made.add_row(*row)
+    return made
+
+
+def _comparison_rows(record: TuningRecord) -> Iterator[tuple[str, str, str, str]]:
+    ours, theirs, predicted = record.measurement, record.baseline, record.estimate
+    yield "a step", *_seconds(ours.step_ms / 1000, theirs.step_ms / 1000, predicted.step_ms / 1000)
+    yield "a request", *_seconds(ours.latency_s, theirs.latency_s, predicted.latency_s)
+    yield "first image, cold", *_seconds(ours.cold_first_image_s, theirs.cold_first_image_s, None)
+    yield "first image, warm", *_seconds(ours.warm_first_image_s, theirs.warm_first_image_s, None)
+    yield "load", *_seconds(ours.load_s, theirs.load_s, None)
+    yield (
+        "device peak",
+        _peak(ours),
+        _peak(theirs),
+        format_bytes(predicted.peak_vram_bytes),
+    )
+    yield (
+        "host peak",
+        format_bytes(ours.memory.host_peak_bytes),
+        format_bytes(theirs.memory.host_peak_bytes),
+        format_bytes(predicted.host_bytes),
+    )
+
+
+def _seconds(*values: float | None) -> tuple[str, str, str]:
+    first, second, third = ("–" if value is None else format_seconds(value) for value in values)
+    return first, second, third
+
+
+def _peak(measurement: Measurement) -> str:
+    return format_bytes(measurement.memory.peak_vram_bytes)
+
+
+def shapes_table(measurement: Measurement) -> Table:
+    """Each shape's own times."""
+    rows = (
+        (
+            item.shape.label,
+            str(item.steps),
+            f"{item.step_ms:.4g} ± {item.step_ms_mad:.2g} ms",
+            "–" if item.latency_s is None else format_seconds(item.latency_s),
+            format_seconds(item.first_call_s),
+        )
+        for item in measurement.shapes
+    )
+    return table("Shape", ">Steps", ">A step", ">A request", ">First call", rows=rows)
+
+
+def history_table(stored: Iterable[StoredRecord]) -> Table:
+    """Newest first: what was published, replaced and taken out of service."""
+    rows = (
+        (
+            short(item.record.id),
+            item.status,
+            f"{item.published_at:%Y-%m-%d %H:%M}",
+            item.record.model.name,
+            item.record.workload.label,
+            format_bytes(item.record.budget_bytes),
+            describe(item.record.plan),
+            figures(item.record.measurement),
+            f"{item.record.speedup:.2f}×",
+        )
+        for item in stored
+    )
+    return table(
+        "Record",
+        "Status",
+        "Published",
+        "Model",
+        "Workload",
+        ">Budget",
+        "Plan",
+        "Measured",
+        ">Speed-up",
+        rows=rows,
+    )

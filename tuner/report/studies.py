@@ -1,0 +1,62 @@
+"""A study and its trials as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from registry.digest import short
+from registry.record import Trial
+from tuner.labels import describe
+from tuner.report.tables import facts, table
+from tuner.report.text import mark, outcome
+from tuner.units import format_seconds
+
+if TYPE_CHECKING:
+    from registry.studies import StudyRow
+
+
+def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
+    """What was asked, where, how it stands and what it concluded, in two columns."""
+    failed = sum(trial.failure is not None for trial in trials)
+    spent_s = sum(trial.duration_s for trial in trials)
+    finished = f", finished {study.finished_at:%Y-%m-%d %H:%M}Z" if study.finished_at else ""
+    return facts(
+        {
+            "Study": study.id,
+            "Status": study.status,
+            "Model": f"{study.model.name} ({study.model.weights} weights)",
+            "Workload": study.workload.label,
+            "Device": study.environment.hardware.name,
+            "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
+            "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
+            **{_title(name): str(value) for name, value in (study.summary or {}).items()},
+        }
+    )
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def studies_table(studies: Iterable[StudyRow]) -> Table:
+    rows = (
+        (
+            short(study.id),
+            study.status,
+            f"{study.started_at:%Y-%m-%d %H:%M}",
+            study.model.name,
+            study.workload.label,
+            study.environment.hardware.name,
+        )
+        for study in studies
+    )
+    return table("Study", "Status", "Started", "Model", "Workload", "On", rows=rows)
+
+
+def trials_table(trials: Iterable[Trial]) -> Table:
+    """Every trial of a study in the order it ran."""
+    rows = ((mark(trial), trial.rung, describe(trial.plan), outcome(trial)) for trial in trials)
+    return table("", "Rung", "Plan", "Outcome", rows=rows)
