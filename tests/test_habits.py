@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from registry.errors import TunerError
 from registry.plan import Plan, parse_plan
 from scripts.make_schema import TARGET, plan_schema
 from tests.conftest import soak_seeds
@@ -82,3 +84,15 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [*root.glob("*.md"), *TARGET.parent.glob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_exit_code_is_documented() -> None:
+    page = (TARGET.parent / "cli.md").read_text(encoding="utf-8")
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
+    assert documented == {0} | {kind.exit_code for kind in error_kinds(TunerError)}
+
+
+def error_kinds(base: type[TunerError]) -> Iterator[type[TunerError]]:
+    yield base
+    for kind in base.__subclasses__():
+        yield from error_kinds(kind)

@@ -1,0 +1,110 @@
+"""What may import what, seen from a running interpreter; import-linter holds the rest."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import registry
+import tuner
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH = {"torch", "torchao", "diffusers", "transformers", "accelerate", "torchmetrics"}
+HEAVY = TORCH | {"alembic", "rich", "apscheduler", "PIL", "numpy"}
+READS_THE_ENVIRONMENT = {"tuner/config.py"}
+
+
+def modules_beside_the_pipeline() -> list[str]:
+    every = [
+        module.name
+        for package in (tuner, registry)
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    return [name for name in every if not name.startswith("tuner.pipeline")]
+
+
+def loaded_after(code: str, *arguments: str) -> set[str]:
+    """Top-level packages in a fresh interpreter's `sys.modules` once `code` has run."""
+    code += "\nimport json, sys; print('\\n' + json.dumps(sorted(sys.modules)))"
+    child = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    return {name.partition(".")[0] for name in json.loads(child.stdout.splitlines()[-1])}
+
+
+def test_no_module_beside_the_pipeline_loads_torch() -> None:
+    names = modules_beside_the_pipeline()
+    assert "tuner.cli.main" in names
+    imports = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    assert not loaded_after(imports, *names) & TORCH
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["models"],
+        ["history"],
+        ["space", "--model", "tiny-flux", "--vram", "2GB"],
+        ["doctor"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_but_the_worker_loads_torch(command: list[str], home: Path) -> None:
+    code = "import sys; from tuner.cli.main import run; run(sys.argv[1:])"
+    assert not loaded_after(code, *command) & TORCH
+
+
+def test_fetching_a_plan_loads_nothing_heavy(home: Path) -> None:
+    code = "import sys; from tuner.cli.main import run; run(sys.argv[1:])"
+    command = ["get-plan", "--model", "tiny-flux", "--vram", "2GB", "--resolution", "64x64"]
+    assert not loaded_after(code, *command) & HEAVY
+
+
+def test_the_registry_stands_alone() -> None:
+    names = [name for name in modules_beside_the_pipeline() if name.startswith("registry.")]
+    imports = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    loaded = loaded_after(imports, *names)
+    assert "registry" in loaded
+    assert "tuner" not in loaded
+
+
+def test_the_public_face_is_what_the_docs_say() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^### `tuner\.(\w+)", page, flags=re.MULTILINE)
+    assert sorted(documented) == sorted(tuner.__all__)
+    for name in tuner.__all__:
+        assert getattr(tuner, name).__doc__, f"tuner.{name} has no docstring"
+
+
+def test_the_public_face_is_lazy() -> None:
+    assert not loaded_after("import tuner; dir(tuner)") & HEAVY
+
+
+def test_configuration_is_read_in_one_place() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for package in ("tuner", "registry")
+        for path in (ROOT / package).rglob("*.py")
+        if reads_the_environment(path)
+    }
+    assert readers <= READS_THE_ENVIRONMENT
+
+
+def reads_the_environment(path: Path) -> bool:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv", "environb"}
+        for node in ast.walk(tree)
+    )
