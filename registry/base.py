@@ -40,9 +40,14 @@ class FrozenDict(Mapping[str, Value], Generic[Value]):
         return self
 
 
-FrozenMapping = Annotated[
-    Mapping[str, Value], AfterValidator(FrozenDict), PlainSerializer(lambda mapping: dict(mapping))
-]
+def _thaw(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _thaw(value) if isinstance(value, FrozenDict) else value
+        for key, value in mapping.items()
+    }
+
+
+FrozenMapping = Annotated[Mapping[str, Value], AfterValidator(FrozenDict), PlainSerializer(_thaw)]
 """A field that holds a `FrozenDict`, written as a JSON object."""
 
 

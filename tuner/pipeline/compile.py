@@ -1,0 +1,38 @@
+"""torch.compile as a plan says: each repeated block once, or a component's whole forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from registry.errors import InvalidPlan
+from registry.plan import Compilation
+
+
+def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
+    """Compile in place, so that names and hooks stay. Nothing is traced before the first call.
+
+    Raises InvalidPlan where the component has no repeated blocks to compile.
+    """
+    if plan.scope == "none":
+        return
+    arguments = _arguments(plan)
+    if plan.scope == "whole":
+        module.compile(**arguments)
+        return
+    if not getattr(module, "_repeated_blocks", None):
+        raise InvalidPlan(
+            f"component {name!r} ({type(module).__name__}) names no repeated blocks:"
+            " compile it whole or not at all"
+        )
+    module.compile_repeated_blocks(**arguments)  # type: ignore[operator]
+
+
+def _arguments(plan: Compilation) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"fullgraph": plan.fullgraph, "dynamic": plan.dynamic}
+    if plan.inductor_options:
+        arguments["options"] = dict(plan.inductor_options)
+    elif plan.mode != "default":
+        arguments["mode"] = plan.mode
+    return arguments

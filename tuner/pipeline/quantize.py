@@ -1,0 +1,85 @@
+"""Schemes of a plan as torchao configs, and which layers each touches."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from registry.errors import InvalidPlan
+from registry.plan import Quantization, Scheme
+
+
+def scheme_config(scheme: Scheme) -> Any:
+    """The torchao config of one scheme. `set_inductor_config=False` everywhere: `quantize_` would
+    rewrite Inductor's global settings, which a plan states itself."""
+    from torchao.quantization import (
+        Float8DynamicActivationFloat8WeightConfig,
+        Float8WeightOnlyConfig,
+        Int8DynamicActivationInt8WeightConfig,
+        Int8WeightOnlyConfig,
+        PerRow,
+        PerTensor,
+    )
+
+    if scheme == "int8_weight_only":
+        return Int8WeightOnlyConfig(set_inductor_config=False)
+    if scheme == "int8_dynamic":
+        return Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+    if scheme == "float8_weight_only":
+        return Float8WeightOnlyConfig(set_inductor_config=False)
+    if scheme == "float8_dynamic_tensor":
+        return Float8DynamicActivationFloat8WeightConfig(
+            granularity=PerTensor(), set_inductor_config=False
+        )
+    if scheme == "float8_dynamic_row":
+        return Float8DynamicActivationFloat8WeightConfig(
+            granularity=PerRow(), set_inductor_config=False
+        )
+    raise InvalidPlan(f"scheme {scheme!r} quantizes nothing")
+
+
+def is_quantizable(name: str, module: nn.Module, plan: Quantization) -> bool:
+    """Whether the plan quantizes this layer, by its name inside the component."""
+    if plan.scheme == "none" or not isinstance(module, nn.Linear):
+        return False
+    rows, columns = module.weight.shape
+    if min(rows, columns) < max(plan.min_features, 1):
+        return False
+    if plan.scheme.startswith("float8_dynamic") and (rows % 16 or columns % 16):
+        return False
+    return not any(fnmatchcase(name, pattern) for pattern in plan.skip)
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a layer's weight is already a torchao tensor."""
+    weight = module._parameters.get("weight")
+    return weight is not None and type(weight.data).__module__.startswith("torchao.")
+
+
+def quantize_layer(module: nn.Module, scheme: Scheme) -> None:
+    """Quantize one materialised linear layer in place. Raises InvalidPlan where torchao leaves the
+    layer as it was: a plan is applied as written or not at all."""
+    from torchao.quantization import quantize_
+
+    quantize_(module, scheme_config(scheme), filter_fn=lambda layer, _: isinstance(layer, nn.Linear))
+    if not is_quantized(module):
+        shape = tuple(module.weight.shape) if isinstance(module.weight, torch.Tensor) else ()
+        raise InvalidPlan(f"torchao left a layer of shape {shape} unquantized under {scheme!r}")
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def layer_types(module: nn.Module) -> dict[str, int]:
+    """How many layers of each resolved kind: {"Linear/Float8Tensor": 304, "LayerNorm": 76}."""
+    counts: dict[str, int] = {}
+    for layer in module.modules():
+        weight = layer._parameters.get("weight")
+        if weight is None:
+            continue
+        kind = type(weight).__name__ if is_quantized(layer) else str(weight.dtype).split(".")[-1]
+        label = f"{type(layer).__name__}/{kind}"
+        counts[label] = counts.get(label, 0) + 1
+    return counts

@@ -1,0 +1,89 @@
+"""How far a plan's numbers and pictures are from the reference's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from registry.record import QualityScore
+from registry.workload import Shape
+from tuner.pipeline.reference import Reference, first_tensor
+
+CEILING_DB = 120.0
+"""What an exact match scores: its true ratio is infinite."""
+
+
+class NotFiniteError(Exception):
+    """A prediction or picture holds NaN or infinity."""
+
+
+def sqnr_db(reference: torch.Tensor, found: torch.Tensor) -> float:
+    """Signal-to-quantization-noise ratio in dB, at most CEILING_DB. Raises NotFiniteError."""
+    signal = reference.float()
+    noise = signal - found.float()
+    if not bool(torch.isfinite(noise).all()):
+        raise NotFiniteError("a tensor held against the reference is not finite")
+    power, error = float(signal.pow(2).sum()), float(noise.pow(2).sum())
+    if error == 0.0:
+        return CEILING_DB
+    return min(CEILING_DB, 10.0 * math.log10(max(power, 1e-30) / error))
+
+
+Metric = Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
+
+
+class Scorer:
+    """Scores one (shape, prompt, seed) pair against its reference."""
+
+    def __init__(self, reference: Reference, shape: Shape, prompt: str, seed: int) -> None:
+        self._reference, self._shape = reference, shape
+        self._prompt, self._seed = prompt, seed
+
+    def trajectory(self, denoiser: nn.Module, device: torch.device) -> list[QualityScore]:
+        """One denoiser call at each kept step, on the reference's own inputs."""
+        scores = []
+        for step in self._reference.steps():
+            args, kwargs = self._reference.inputs(step, device)
+            with torch.no_grad():
+                found = first_tensor(denoiser(*args, **kwargs))
+            value = sqnr_db(self._reference.output(step, device), found)
+            scores.append(self._score("sqnr_db", value, step))
+        return scores
+
+    def embeddings(self, found: tuple[Any, ...], device: torch.device) -> list[QualityScore]:
+        """The worst of the prompt's embeddings."""
+        values = [
+            sqnr_db(wanted, found[number].to(device))
+            for number, wanted in self._reference.embeddings(device).items()
+            if float(wanted.float().abs().sum()) > 0.0
+        ]
+        return [self._score("embedding_sqnr_db", min(values))] if values else []
+
+    def picture(self, image: torch.Tensor) -> list[QualityScore]:
+        """PSNR and SSIM of pictures in [0, 1], shape (batch, channels, height, width)."""
+        from torchmetrics.functional.image import (
+            peak_signal_noise_ratio,
+            structural_similarity_index_measure,
+        )
+
+        wanted, found = self._reference.image().float(), image.detach().cpu().float()
+        if not bool(torch.isfinite(found).all()):
+            raise NotFiniteError("the picture is not finite")
+        noise = float(peak_signal_noise_ratio(found, wanted, data_range=(0.0, 1.0)))
+        psnr = min(CEILING_DB, noise) if math.isfinite(noise) else CEILING_DB
+        ssim = structural_similarity_index_measure(found, wanted, data_range=(0.0, 1.0))
+        assert isinstance(ssim, torch.Tensor)
+        return [self._score("psnr_db", psnr), self._score("ssim", float(ssim))]
+
+    def _score(self, metric: Metric, value: float, step: int | None = None) -> QualityScore:
+        return QualityScore(
+            metric=metric,
+            value=value,
+            seed=self._seed,
+            prompt=self._prompt,
+            shape=self._shape,
+            step=step,
+        )
