@@ -1,0 +1,87 @@
+"""Configuration, read once: the only place that looks at environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from registry.errors import InvalidInput
+
+APP_NAME = "tuner"
+HOME_VARIABLE = "TUNER_HOME"
+REGISTRY_VARIABLE = "TUNER_REGISTRY"
+REGISTRY_FILE = "registry.sqlite3"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things are kept, and what the user's environment says about the machine.
+
+    `registry` is a path or URL as `open_registry` takes it. `visible_devices` is
+    CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
+    that Inductor will call. `environ` is what worker processes inherit; it may hold tokens, so
+    it is kept out of the representation.
+    """
+
+    registry: str
+    data_dir: Path
+    cache_dir: Path
+    config_dir: Path
+    visible_devices: str | None = None
+    cxx: str | None = None
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def locks_dir(self) -> Path:
+        """One lock file per device."""
+        return self.data_dir / "locks"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Jobs, logs and references of trials under way; safe to delete when nothing runs."""
+        return self.cache_dir / "trials"
+
+    @property
+    def compile_cache_dir(self) -> Path:
+        """Inductor's and Triton's caches, one folder per plan."""
+        return self.cache_dir / "compile"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `environ`, by default this process's own. Nothing is created on disk.
+
+    TUNER_HOME puts data, cache and configuration under one folder; TUNER_REGISTRY is the
+    registry's path or URL. An empty value counts as not set. Raises InvalidInput.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    data_dir, cache_dir, config_dir = _folders(environ.get(HOME_VARIABLE))
+    return Settings(
+        registry=environ.get(REGISTRY_VARIABLE) or str(data_dir / REGISTRY_FILE),
+        data_dir=data_dir,
+        cache_dir=cache_dir,
+        config_dir=config_dir,
+        visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
+        cxx=environ.get("CXX") or None,
+        environ=environ,
+    )
+
+
+def _folders(home: str | None) -> tuple[Path, Path, Path]:
+    if not home:
+        return (
+            Path(platformdirs.user_data_dir(APP_NAME, appauthor=False)),
+            Path(platformdirs.user_cache_dir(APP_NAME, appauthor=False)),
+            Path(platformdirs.user_config_dir(APP_NAME, appauthor=False)),
+        )
+    root = Path(home).expanduser()
+    if root.exists() and not root.is_dir():
+        raise InvalidInput(
+            f"{HOME_VARIABLE}={home!r} is not a folder",
+            hint="Name a folder (it is made when needed), or unset the variable.",
+        )
+    root = root.absolute()
+    return root / "data", root / "cache", root / "config"
