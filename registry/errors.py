@@ -7,6 +7,7 @@
     │   └── NothingFits           no plan fits the budget; says the smallest that would
     ├── NoPlan                    exit code 3; the registry holds no answer
     ├── RegistryError             exit code 4; the store cannot be used
+    │   ├── RegistryMissing       nothing has been stored there yet
     │   ├── RegistryReadOnly
     │   ├── RegistryCorrupt
     │   ├── RegistryTooNew        written by a newer release; nothing was changed
@@ -65,6 +66,10 @@ class NoPlan(TunerError):
 
 class RegistryError(TunerError):
     exit_code = 4
+
+
+class RegistryMissing(RegistryError):
+    pass
 
 
 class RegistryReadOnly(RegistryError):

@@ -1,0 +1,134 @@
+"""Put proved records into service: one transaction, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from registry.digest import short
+from registry.errors import InvalidInput, RegistryError
+from registry.record import ArtifactRef, TuningRecord
+from registry.records import derived_columns
+from registry.rows import sealed, to_time
+from registry.schema import ARTIFACTS, RECORD_ARTIFACTS, RECORD_READER, RECORDS
+from registry.signing import ArtifactStatement, Signature, SigningKeys
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of one record, made and signed before the write lock is taken."""
+
+    record: TuningRecord
+    columns: dict[str, Any]
+    artifacts: tuple[dict[str, Any], ...]
+
+
+def prepare(record: TuningRecord, keys: SigningKeys | None) -> Prepared:
+    """Raises InvalidInput where the record contradicts its own key or cannot be read back."""
+    _check_key(record)
+    body = sealed(record)
+    if TuningRecord.model_validate_json(body["body"]).id != record.id:
+        raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
+    columns = {
+        **derived_columns(record),
+        **body,
+        **_signature_columns(ArtifactStatement.of_record(record), keys),
+        "minimum_reader": RECORD_READER,
+        "status": "current",
+    }
+    artifacts = tuple(_artifact_row(record, item, keys) for item in record.artifacts)
+    return Prepared(record, columns, artifacts)
+
+
+def publish(connection: Connection, prepared: Sequence[Prepared], now: datetime) -> None:
+    """Within the caller's write transaction. Raises InvalidInput and RegistryError."""
+    _check_distinct(prepared)
+    newest = connection.scalar(select(func.max(RECORDS.c.publication)))
+    for item in prepared:
+        _insert(connection, item, (newest or 0) + 1, to_time(now))
+
+
+def _insert(connection: Connection, item: Prepared, publication: int, now: str) -> None:
+    if _is_there(connection, item):
+        return
+    _check_artifacts(connection, item.record)
+    same_key = (RECORDS.c.key_digest == item.columns["key_digest"], RECORDS.c.status == "current")
+    # The foreign key is deferred to the commit: the new row follows, and two current rows of one
+    # key are never allowed, not even within the transaction.
+    connection.execute(
+        update(RECORDS).where(*same_key).values(status="superseded", superseded_by=item.record.id)
+    )
+    connection.execute(
+        insert(RECORDS).values(**item.columns, publication=publication, published_at=now)
+    )
+    for row in item.artifacts:
+        connection.execute(insert(RECORD_ARTIFACTS).values(**row))
+
+
+def _is_there(connection: Connection, item: Prepared) -> bool:
+    """Published before by a caller who did not learn of it. Raises RegistryError where the same id
+    holds other bytes."""
+    query = select(RECORDS.c.sha256).where(RECORDS.c.id == item.record.id)
+    known = connection.scalar(query)
+    if known is not None and known != item.columns["sha256"]:
+        raise RegistryError(f"record {short(item.record.id)} is already published differently")
+    return known is not None
+
+
+def _check_artifacts(connection: Connection, record: TuningRecord) -> None:
+    wanted = {item.sha256: item.size_bytes for item in record.artifacts}
+    query = select(ARTIFACTS.c.sha256, ARTIFACTS.c.size_bytes).where(
+        ARTIFACTS.c.sha256.in_(list(wanted))
+    )
+    found = {row.sha256: row.size_bytes for row in connection.execute(query)}
+    for sha256, size_bytes in wanted.items():
+        if found.get(sha256) != size_bytes:
+            raise RegistryError(
+                f"artifact {short(sha256)} ({size_bytes} bytes) of record {short(record.id)} is "
+                "not in the registry; nothing was published",
+                hint="Put artifacts before publishing the records that name them.",
+            )
+
+
+def _check_distinct(prepared: Sequence[Prepared]) -> None:
+    keys = [item.columns["key_digest"] for item in prepared]
+    if len(set(keys)) != len(keys):
+        raise InvalidInput("two of the records to publish have the same key: keep the newer one")
+
+
+def _check_key(record: TuningRecord) -> None:
+    body = {
+        "workload": record.workload.digest,
+        "hardware": record.environment.hardware.digest,
+        "runtime": record.environment.runtime.digest,
+        "plan": record.plan.digest,
+    }
+    for name, value in body.items():
+        if getattr(record.key, name) != value:
+            raise InvalidInput(
+                f"record {short(record.id)}: its key names {name} {getattr(record.key, name)!r}, "
+                f"but its {name} has digest {value}"
+            )
+
+
+def _artifact_row(
+    record: TuningRecord, artifact: ArtifactRef, keys: SigningKeys | None
+) -> dict[str, Any]:
+    statement = ArtifactStatement.of(artifact, record.key.digest)
+    return {
+        "record_id": record.id,
+        **artifact.model_dump(),
+        **_signature_columns(statement, keys),
+    }
+
+
+def _signature_columns(statement: ArtifactStatement, keys: SigningKeys | None) -> dict[str, Any]:
+    signature: Signature | None = keys.sign(statement) if keys is not None else None
+    return {
+        "key_id": signature.key_id if signature else None,
+        "signature": signature.value if signature else None,
+    }

@@ -1,0 +1,177 @@
+"""How a published record lies in its row, and how it is proved when it is read back.
+
+Every column that can be derived from the record is compared with it on reading: a flipped bit in
+the row is reported and never served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
+
+from registry.base import Frozen
+from registry.digest import digest, short
+from registry.errors import RecordNotFound, RegistryTooNew
+from registry.record import TuningRecord
+from registry.rows import (
+    AnyRow,
+    check_columns,
+    corrupt,
+    from_time,
+    only_match,
+    parsed,
+    prefix_range,
+    to_time,
+)
+from registry.schema import FETCHES, RECORD_READER, RECORDS
+from registry.signing import Signature
+
+RecordStatus = Literal["current", "superseded", "revoked"]
+
+
+class StoredRecord(Frozen):
+    """A record and what happened to it since it was published.
+
+    `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
+    taken out of service. `signature` is over the record's canonical JSON, None if unsigned.
+    """
+
+    record: TuningRecord
+    status: RecordStatus
+    fetches: int
+    published_at: datetime
+    superseded_by: str | None = None
+    revoked_reason: str | None = None
+    signature: Signature | None = None
+
+
+def family(record: TuningRecord) -> str:
+    """Digest of what `rollback` stays within: same model and weights, workload, hardware, budget.
+
+    Plan and runtime are left out, since a later study answers the same question with others.
+    """
+    key = record.key
+    return digest([key.architecture, key.weights, key.workload, key.hardware, record.budget_bytes])
+
+
+def derived_columns(record: TuningRecord) -> dict[str, Any]:
+    """The columns that follow from the record alone."""
+    key = record.key
+    return {
+        "id": record.id,
+        "key_digest": key.digest,
+        "family_digest": family(record),
+        "model_name": record.model.name,
+        "architecture": key.architecture,
+        "weights": key.weights,
+        "device": record.environment.hardware.device,
+        "hardware_digest": key.hardware,
+        "runtime_digest": key.runtime,
+        "workload_digest": key.workload,
+        "plan_digest": key.plan,
+        "plan_format": record.plan.format,
+        "objective": record.objective,
+        "policy": record.quality.policy,
+        "calibrated": record.quality.calibrated,
+        "budget_bytes": record.budget_bytes,
+        "host_budget_bytes": record.host_budget_bytes,
+        "peak_vram_bytes": record.measurement.memory.peak_vram_bytes,
+        "step_ms": record.measurement.step_ms,
+        "latency_s": record.measurement.latency_s,
+        "study": record.study,
+    }
+
+
+def select_records(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Rows for `stored`, newest publication first."""
+    return (
+        select(RECORDS, FETCHES.c.fetches)
+        .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)
+        .where(*conditions)
+        .order_by(RECORDS.c.publication.desc(), RECORDS.c.id)
+    )
+
+
+def stored(row: AnyRow) -> StoredRecord:
+    """Raises RegistryCorrupt naming the record, RegistryTooNew where it needs a newer reader."""
+    what = f"record {row.id}"
+    if row.minimum_reader != RECORD_READER and _needs_newer(row.minimum_reader):
+        raise RegistryTooNew(f"{what} needs a newer reader", hint="Upgrade this installation.")
+    record = parsed(TuningRecord, row, what)
+    check_columns(row, derived_columns(record), what)
+    if row.status not in get_args(RecordStatus):
+        raise corrupt(what, f"its status is {row.status!r}")
+    return StoredRecord(
+        record=record,
+        status=row.status,
+        fetches=row.fetches or 0,
+        published_at=from_time(row.published_at, what),
+        superseded_by=row.superseded_by,
+        revoked_reason=row.revoked_reason,
+        signature=signature_of(row),
+    )
+
+
+def _needs_newer(minimum_reader: object) -> bool:
+    """A damaged number is left to the digest check."""
+    return isinstance(minimum_reader, int) and minimum_reader > RECORD_READER
+
+
+def signature_of(row: AnyRow) -> Signature | None:
+    if row.key_id is None or row.signature is None:
+        return None
+    return Signature(key_id=row.key_id, value=row.signature)
+
+
+def find_id(connection: Connection, prefix: str) -> str:
+    """The one id that starts with `prefix`. Raises RecordNotFound."""
+    low, high = prefix_range(prefix, "record")
+    query = select(RECORDS.c.id).where(RECORDS.c.id >= low, RECORDS.c.id < high).limit(5)
+    return only_match(list(connection.scalars(query)), prefix, "record")
+
+
+def get(connection: Connection, record_id: str) -> StoredRecord:
+    """Raises RecordNotFound, RegistryCorrupt, RegistryTooNew."""
+    row = connection.execute(select_records(RECORDS.c.id == record_id)).one_or_none()
+    if row is None:
+        raise RecordNotFound(f"there is no record {short(record_id)}")
+    return stored(row)
+
+
+def candidates_query(
+    wanted: Mapping[str, str | None], max_peak_vram_bytes: int | None, max_format: int
+) -> Select[Any]:
+    """Current records whose columns equal every value of `wanted` that is not None."""
+    conditions = [
+        RECORDS.c.status == "current",
+        RECORDS.c.plan_format <= max_format,
+        RECORDS.c.minimum_reader <= RECORD_READER,
+    ]
+    conditions += [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
+    if max_peak_vram_bytes is not None:
+        conditions.append(RECORDS.c.peak_vram_bytes <= max_peak_vram_bytes)
+    return select_records(*conditions)
+
+
+def history_query(model_name: str | None, key_digest: str | None, limit: int) -> Select[Any]:
+    """Records of every status."""
+    conditions = []
+    if model_name is not None:
+        conditions.append(RECORDS.c.model_name == model_name)
+    if key_digest is not None:
+        conditions.append(RECORDS.c.key_digest == key_digest)
+    return select_records(*conditions).limit(limit)
+
+
+def note_fetch(connection: Connection, record_id: str, now: datetime) -> None:
+    """Raises RecordNotFound."""
+    row = {"fetches": FETCHES.c.fetches + 1, "last_at": to_time(now)}
+    known = update(FETCHES).where(FETCHES.c.record_id == record_id)
+    if connection.execute(known.values(**row)).rowcount:
+        return
+    if connection.scalar(select(RECORDS.c.id).where(RECORDS.c.id == record_id)) is None:
+        raise RecordNotFound(f"there is no record {short(record_id)}")
+    connection.execute(insert(FETCHES).values(**{**row, "record_id": record_id, "fetches": 1}))

@@ -1,0 +1,253 @@
+"""Who made an artifact: Ed25519 signatures and the keys a user trusts.
+
+Compile artifacts run code when they are loaded, so nothing from a registry reaches torch, pickle or
+the linker before a trusted key's signature is verified over the very bytes. The statement signed
+names the record's key: bytes of one model, shape or plan never pass as another's.
+
+Keys and the trust list belong to the user's configuration, never to a registry.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import Field, ValidationError, field_validator
+
+from registry.base import Frozen
+from registry.digest import canonical_json
+from registry.errors import InvalidInput, UntrustedArtifact
+from registry.record import ArtifactKind, ArtifactRef, TuningRecord
+from registry.rows import sha256_of
+
+KEY_FILE = "signing-key.pem"
+TRUST_FILE = "trusted-keys.json"
+_KEY_ID_LENGTH = 16
+
+
+class ArtifactStatement(Frozen):
+    """What a signature says: these bytes, of this kind, belong to records of this key.
+
+    `kind` "tuning_record" is the record's own canonical JSON.
+    """
+
+    format: Literal[1] = 1
+    kind: ArtifactKind | Literal["tuning_record"]
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    record_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @classmethod
+    def of_record(cls, record: TuningRecord) -> ArtifactStatement:
+        body = canonical_json(record)
+        return cls(
+            kind="tuning_record",
+            size_bytes=len(body),
+            sha256=sha256_of(body),
+            record_key=record.key.digest,
+        )
+
+    @classmethod
+    def of(cls, artifact: ArtifactRef, record_key: str) -> ArtifactStatement:
+        return cls(
+            kind=artifact.kind,
+            size_bytes=artifact.size_bytes,
+            sha256=artifact.sha256,
+            record_key=record_key,
+        )
+
+
+class Signature(Frozen):
+    """`key_id` is a short digest of the public key; `value` is base64."""
+
+    key_id: str
+    value: str
+
+
+class TrustedKey(Frozen):
+    """`public_key` is base64 of the 32 raw bytes."""
+
+    name: str
+    public_key: str
+
+    @field_validator("public_key")
+    @classmethod
+    def _is_a_key(cls, text: str) -> str:
+        Ed25519PublicKey.from_public_bytes(_bytes(text))
+        return text
+
+    @property
+    def key_id(self) -> str:
+        return key_id(_bytes(self.public_key))
+
+
+class TrustList(Frozen):
+    format: Literal[1] = 1
+    keys: tuple[TrustedKey, ...] = ()
+
+
+def key_id(public_key: bytes) -> str:
+    return sha256_of(public_key)[:_KEY_ID_LENGTH]
+
+
+class SigningKeys:
+    """The user's own key pair, made at first use, and the list of public keys the user trusts.
+
+    `directory` is in the user's configuration folder. The own key is trusted without being listed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @property
+    def public_key(self) -> TrustedKey:
+        """The own public key, to be given to those who shall trust it."""
+        return TrustedKey(name="own", public_key=_text(_raw(self._own_key().public_key())))
+
+    def sign(self, statement: ArtifactStatement) -> Signature:
+        key = self._own_key()
+        value = key.sign(canonical_json(statement))
+        return Signature(key_id=key_id(_raw(key.public_key())), value=_text(value))
+
+    def verify(self, statement: ArtifactStatement, signature: Signature | None) -> None:
+        """Raises UntrustedArtifact unless a trusted key signed exactly this statement."""
+        what = f"{statement.kind} {statement.sha256[:12]}"
+        if signature is None:
+            raise UntrustedArtifact(f"{what} is not signed", hint=_TRUST_HINT)
+        key = self._trusted_key(signature.key_id)
+        if key is None:
+            raise UntrustedArtifact(
+                f"{what} is signed by key {signature.key_id}, which is not trusted here",
+                hint=_TRUST_HINT,
+            )
+        try:
+            public = Ed25519PublicKey.from_public_bytes(key)
+            public.verify(_bytes(signature.value), canonical_json(statement))
+        except (InvalidSignature, ValueError) as error:
+            raise UntrustedArtifact(
+                f"{what} does not carry a valid signature of key {signature.key_id}: it was "
+                "changed, or signed for another record",
+            ) from error
+
+    def trusted(self) -> tuple[TrustedKey, ...]:
+        """The own key first, if it was made. Raises UntrustedArtifact on an unreadable list."""
+        own = (self.public_key,) if self._key_path.exists() else ()
+        return own + self._listed().keys
+
+    def trust(self, name: str, public_key: str) -> TrustedKey:
+        """Add a base64 public key to the list, or rename it. Raises InvalidInput."""
+        try:
+            key = TrustedKey(name=name, public_key=public_key)
+        except ValidationError as error:
+            raise InvalidInput(
+                f"{public_key!r} is not an Ed25519 public key (base64 of 32 bytes)"
+            ) from error
+        with self._locked():
+            others = tuple(one for one in self._listed().keys if one.key_id != key.key_id)
+            self._write_list(TrustList(keys=(*others, key)))
+        return key
+
+    def distrust(self, unwanted: str) -> None:
+        """Take a key id off the list. Raises InvalidInput where it is not on it."""
+        with self._locked():
+            listed = self._listed().keys
+            kept = tuple(one for one in listed if one.key_id != unwanted)
+            if len(kept) == len(listed):
+                raise InvalidInput(f"key {unwanted!r} is not on the trust list")
+            self._write_list(TrustList(keys=kept))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two changes of the list at once must both be in it afterwards."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @property
+    def _key_path(self) -> Path:
+        return self._directory / KEY_FILE
+
+    def _trusted_key(self, wanted: str) -> bytes | None:
+        keys = [_bytes(key.public_key) for key in self.trusted() if key.key_id == wanted]
+        return keys[0] if keys else None
+
+    def _own_key(self) -> Ed25519PrivateKey:
+        if not self._key_path.exists():
+            self._make_key()
+        try:
+            key = serialization.load_pem_private_key(self._key_path.read_bytes(), password=None)
+        except ValueError as error:
+            raise InvalidInput(f"{self._key_path} is not a private key ({error})") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InvalidInput(f"{self._key_path} is not an Ed25519 key")
+        return key
+
+    def _make_key(self) -> None:
+        """Of several processes that meet no key, one wins and all use its key."""
+        data = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        temporary = self._private_file(data)
+        try:
+            os.link(temporary, self._key_path)
+        except FileExistsError:
+            return
+        finally:
+            temporary.unlink()
+
+    def _listed(self) -> TrustList:
+        path = self._directory / TRUST_FILE
+        if not path.exists():
+            return TrustList()
+        try:
+            return TrustList.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise UntrustedArtifact(
+                f"the list of trusted keys {path} cannot be read ({error.error_count()} errors)",
+                hint="Mend or remove it; until then no signature is trusted.",
+            ) from error
+
+    def _write_list(self, trust: TrustList) -> None:
+        data = trust.model_dump_json(indent=2).encode()
+        self._private_file(data).replace(self._directory / TRUST_FILE)
+
+    def _private_file(self, data: bytes) -> Path:
+        """A synced temporary file of mode 0600 in the directory."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
+        with os.fdopen(handle, "wb") as writer:
+            writer.write(data)
+            writer.flush()
+            os.fsync(writer.fileno())
+        return Path(name)
+
+
+_TRUST_HINT = "If you know who made it, add their public key with `tuner registry trust`."
+
+
+def _raw(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    """Raises ValueError (binascii.Error) on anything but base64."""
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,238 @@
+"""The registry as its users see it: studies, trials, records and artifacts in one place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select
+
+from registry import (
+    artifact_rows,
+    inventories,
+    maintenance,
+    publishing,
+    records,
+    rows,
+    studies,
+    versions,
+)
+from registry.artifacts import ArtifactFolder
+from registry.database import Database
+from registry.environment import Environment
+from registry.errors import RegistryError
+from registry.inventory import ModelInventory
+from registry.maintenance import GRACE, Collected
+from registry.plan import PLAN_FORMAT
+from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
+from registry.records import StoredRecord
+from registry.signing import ArtifactStatement, SigningKeys
+from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
+from registry.workload import ModelRef, Workload
+
+FETCH_WAIT_S = 0.2
+"""How long an answer is held up to count it."""
+
+logger = logging.getLogger(__name__)
+
+
+class Registry:
+    """Every method is one transaction. All raise the errors of `registry.errors.RegistryError`;
+    a method that writes raises RegistryReadOnly, RegistryFull or RegistryTooNew and then has
+    changed nothing. Times are given by the caller and must have a zone."""
+
+    def __init__(self, database: Database, artifacts: ArtifactFolder) -> None:
+        self._database = database
+        self._artifacts = artifacts
+
+    @property
+    def path(self) -> Path:
+        return self._database.path
+
+    def begin_study(
+        self,
+        identity: str,
+        *,
+        model: ModelRef,
+        workload: Workload,
+        environment: Environment,
+        request: Mapping[str, Any],
+        now: datetime,
+    ) -> StudyRow:
+        """Continue the unfinished study (running or interrupted) of this identity, which keeps what
+        it was asked at its start; else start one."""
+        body = StudyBody(
+            identity=identity,
+            model=model,
+            workload=workload,
+            environment=environment,
+            request=request,
+        )
+        with self._database.write() as connection:
+            return studies.begin(connection, body, now)
+
+    def studies(self, *, model_name: str | None = None, limit: int = 50) -> tuple[StudyRow, ...]:
+        """Newest first."""
+        with self._database.read() as connection:
+            return studies.newest(connection, model_name, limit)
+
+    def study(self, id_prefix: str) -> StudyRow:
+        """Raises RecordNotFound; an ambiguous prefix says so."""
+        with self._database.read() as connection:
+            return studies.find(connection, id_prefix)
+
+    def add_trial(self, study_id: str, trial: Trial) -> int:
+        """The trial's number. Raises RecordNotFound."""
+        with self._database.write() as connection:
+            return studies.add_trial(connection, study_id, trial)
+
+    def trials(self, study_id: str) -> tuple[Trial, ...]:
+        """In the order they were added."""
+        with self._database.read() as connection:
+            return studies.trials(connection, study_id)
+
+    def finish_study(
+        self, study_id: str, *, status: StudyEndStatus, summary: Mapping[str, Any], now: datetime
+    ) -> None:
+        """Raises RecordNotFound."""
+        with self._database.write() as connection:
+            studies.end(connection, StudyEnd(study_id, status, summary), now)
+
+    def publish(
+        self,
+        new_records: Sequence[TuningRecord],
+        *,
+        now: datetime,
+        keys: SigningKeys | None = None,
+        end: StudyEnd | None = None,
+    ) -> tuple[str, ...]:
+        """All of them or none; their ids in the same order.
+
+        The current record of the same key is superseded. With `keys` the records and their
+        artifacts are signed. With `end` the study ends in the same transaction. Publishing a
+        record again changes nothing. Raises InvalidInput where a record contradicts its own key.
+        """
+        prepared = [publishing.prepare(record, keys) for record in new_records]
+        with self._database.write() as connection:
+            publishing.publish(connection, prepared, now)
+            if end is not None:
+                studies.end(connection, end, now)
+        return tuple(record.id for record in new_records)
+
+    def candidates(
+        self,
+        *,
+        model_name: str | None = None,
+        architecture: str | None = None,
+        weights: str | None = None,
+        device: str | None = None,
+        hardware: str | None = None,
+        runtime: str | None = None,
+        workload: str | None = None,
+        max_peak_vram_bytes: int | None = None,
+        max_format: int = PLAN_FORMAT,
+    ) -> tuple[StoredRecord, ...]:
+        """Current records for which every given value is equal, newest publication first.
+
+        `device` is "cuda" or "cpu"; `hardware`, `runtime` and `workload` are digests. Records that
+        need a newer reader are skipped; damaged ones too, with a warning, and `check` names them.
+        """
+        wanted = {
+            "model_name": model_name,
+            "architecture": architecture,
+            "weights": weights,
+            "device": device,
+            "hardware_digest": hardware,
+            "runtime_digest": runtime,
+            "workload_digest": workload,
+        }
+        return self._readable(records.candidates_query(wanted, max_peak_vram_bytes, max_format))
+
+    def record(self, id_prefix: str) -> StoredRecord:
+        """Raises RecordNotFound (an ambiguous prefix says so), RegistryCorrupt, RegistryTooNew."""
+        with self._database.read() as connection:
+            return records.get(connection, records.find_id(connection, id_prefix))
+
+    def history(
+        self, *, model_name: str | None = None, key_digest: str | None = None, limit: int = 200
+    ) -> tuple[StoredRecord, ...]:
+        """Records of every status, newest publication first."""
+        return self._readable(records.history_query(model_name, key_digest, limit))
+
+    def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
+        """Take a record out of service for good; nothing takes its place. The id."""
+        with self._database.write() as connection:
+            return versions.revoke(connection, record_id, reason, now)
+
+    def rollback(self, record_id: str, *, now: datetime) -> StoredRecord:
+        """Revoke a record and put the version before it into service: see `registry.versions`."""
+        with self._database.write() as connection:
+            return versions.rollback(connection, record_id, now)
+
+    def note_fetch(self, record_id: str, now: datetime) -> None:
+        """Count an answer, best effort: a registry that cannot be written, or is busy, still
+        answers."""
+        try:
+            with self._database.write(wait_s=FETCH_WAIT_S) as connection:
+                records.note_fetch(connection, record_id, now)
+        except RegistryError as error:
+            logger.info("fetch of %s not counted: %s", record_id, error.message)
+
+    def put_artifact(self, kind: ArtifactKind, source: Path | bytes) -> ArtifactRef:
+        """Keep a file's bytes; the same bytes are kept once. The row follows the synced file."""
+        with self._artifacts.stage(source) as staged, self._database.write() as connection:
+            staged.place()
+            artifact_rows.note(connection, staged)
+        return ArtifactRef(kind=kind, sha256=staged.sha256, size_bytes=staged.size_bytes)
+
+    def artifact_path(self, artifact: ArtifactRef) -> Path:
+        """The file, its digest checked now. It proves no maker: see `trusted_artifact`.
+
+        Raises RecordNotFound where it was never put, RegistryCorrupt where bytes are lost or
+        differ.
+        """
+        with self._database.read() as connection:
+            artifact_rows.check_known(connection, artifact)
+        return self._artifacts.verified(artifact.sha256, artifact.size_bytes)
+
+    def read_artifact(self, artifact: ArtifactRef) -> bytes:
+        """The very bytes that were checked. Raises as `artifact_path` does."""
+        with self._database.read() as connection:
+            artifact_rows.check_known(connection, artifact)
+        return self._artifacts.read(artifact.sha256, artifact.size_bytes)
+
+    def trusted_artifact(
+        self, stored: StoredRecord, artifact: ArtifactRef, keys: SigningKeys
+    ) -> Path:
+        """The file of a record's artifact, after a trusted key's signature over exactly these
+        bytes for exactly this record's key was verified. Raises UntrustedArtifact and as
+        `artifact_path` does."""
+        with self._database.read() as connection:
+            signature = artifact_rows.signature(connection, stored.record.id, artifact)
+        keys.verify(ArtifactStatement.of(artifact, stored.record.key.digest), signature)
+        return self.artifact_path(artifact)
+
+    def put_inventory(self, key: str, inventory: ModelInventory, now: datetime) -> None:
+        """Replace the inventory of this key."""
+        with self._database.write() as connection:
+            inventories.put(connection, key, inventory, now)
+
+    def inventory(self, key: str) -> ModelInventory | None:
+        """None where there is none that this release can read."""
+        with self._database.read() as connection:
+            return inventories.get(connection, key)
+
+    def check(self) -> list[str]:
+        """Everything damaged, one line each: file, rows, artifacts. Empty when all is well."""
+        return maintenance.check(self._database, self._artifacts)
+
+    def collect_garbage(self, *, now: datetime, grace: timedelta = GRACE) -> Collected:
+        """Remove artifacts that nothing names and that were put before `now - grace`."""
+        return maintenance.collect_garbage(self._database, self._artifacts, now=now, grace=grace)
+
+    def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:
+        with self._database.read() as connection:
+            return rows.readable(connection.execute(query), records.stored)

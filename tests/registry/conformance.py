@@ -1,0 +1,348 @@
+"""What every registry backend must do. A backend's test module subclasses this and gives
+`registry`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidInput, RecordNotFound, RegistryError, UntrustedArtifact
+from registry.record import ArtifactRef
+from registry.signing import ArtifactStatement, SigningKeys
+from registry.store import Registry
+from registry.studies import StudyEnd, StudyRow
+from tests.registry import samples
+from tests.registry.samples import NOW, later
+
+
+def begin(registry: Registry, identity: str = "identity", minutes: float = 0) -> StudyRow:
+    return registry.begin_study(
+        identity,
+        model=samples.MODEL,
+        workload=samples.WORKLOAD,
+        environment=samples.ENVIRONMENT,
+        request={"vram": "2GB", "nested": {"seeds": [1, 2]}},
+        now=later(minutes),
+    )
+
+
+class RegistryConformance:
+    """Each test begins with an empty registry."""
+
+    # Studies and trials
+
+    def test_a_study_keeps_what_it_was_asked(self, registry: Registry) -> None:
+        study = begin(registry)
+        assert study.status == "running"
+        assert study.model == samples.MODEL
+        assert study.workload == samples.WORKLOAD
+        assert study.environment == samples.ENVIRONMENT
+        assert study.started_at == NOW
+        assert study.request["nested"] == {"seeds": [1, 2]}
+        assert registry.study(study.id[:8]) == study
+
+    def test_an_unfinished_study_is_continued(self, registry: Registry) -> None:
+        first = begin(registry)
+        assert begin(registry, minutes=5) == first
+        registry.finish_study(first.id, status="interrupted", summary={}, now=later(6))
+        continued = begin(registry, minutes=7)
+        assert (continued.id, continued.status) == (first.id, "running")
+        assert continued.finished_at is None
+
+    @pytest.mark.parametrize("status", ["finished", "failed"])
+    def test_an_ended_study_is_not_continued(self, registry: Registry, status: str) -> None:
+        first = begin(registry)
+        registry.finish_study(first.id, status=status, summary={"best": 1.5}, now=later(1))  # type: ignore[arg-type]
+        ended = registry.study(first.id)
+        assert (ended.status, ended.finished_at) == (status, later(1))
+        assert ended.summary == {"best": 1.5}
+        assert begin(registry, minutes=2).id != first.id
+
+    def test_another_identity_is_another_study(self, registry: Registry) -> None:
+        assert begin(registry, "one").id != begin(registry, "two").id
+
+    def test_studies_are_listed_newest_first(self, registry: Registry) -> None:
+        ids = [begin(registry, str(number), minutes=number).id for number in range(3)]
+        assert [study.id for study in registry.studies(limit=2)] == ids[:0:-1]
+        assert registry.studies(model_name="sdxl") == ()
+
+    def test_trials_come_back_in_order(self, registry: Registry) -> None:
+        study, other = begin(registry, "one"), begin(registry, "two")
+        log = registry.put_artifact("log", b"said the worker")
+        tried = [samples.trial(1), samples.trial(2, log=log), samples.trial(1)]
+        numbers = [registry.add_trial(study.id, trial) for trial in tried]
+        assert numbers == sorted(set(numbers))
+        assert registry.trials(study.id) == tuple(tried)
+        assert registry.trials(other.id) == ()
+
+    def test_a_trial_needs_its_study_and_its_log(self, registry: Registry) -> None:
+        with pytest.raises(RecordNotFound, match="no study"):
+            registry.add_trial("f" * 32, samples.trial())
+        lost = ArtifactRef(kind="log", sha256="c" * 64, size_bytes=3)
+        with pytest.raises(RegistryError, match="cccc"):
+            registry.add_trial(begin(registry).id, samples.trial(log=lost))
+
+    # Publishing and finding
+
+    def test_a_published_record_is_a_candidate(self, registry: Registry) -> None:
+        record = samples.record()
+        assert registry.publish([record], now=later(1)) == (record.id,)
+        (found,) = registry.candidates(model_name="tiny-flux")
+        assert found.record == record
+        assert (found.status, found.fetches, found.published_at) == ("current", 0, later(1))
+        assert registry.record(record.id[:12]) == found
+
+    @pytest.mark.parametrize(
+        ("wanted", "count"),
+        [
+            ({}, 3),
+            ({"model_name": "sdxl"}, 1),
+            ({"architecture": "a" * 64}, 2),
+            ({"architecture": "a" * 64, "weights": "d" * 64}, 1),
+            ({"device": "cpu"}, 3),
+            ({"device": "cuda"}, 0),
+            ({"hardware": samples.HARDWARE.digest}, 3),
+            ({"workload": "nothing"}, 0),
+            ({"runtime": samples.RUNTIME.digest}, 3),
+            ({"max_peak_vram_bytes": 1000}, 1),
+            ({"max_format": 0}, 0),
+        ],
+    )
+    def test_candidates_filter(
+        self, registry: Registry, wanted: dict[str, object], count: int
+    ) -> None:
+        records = [
+            samples.record(),
+            samples.record(weights="d" * 64, peak_vram_bytes=1000),
+            samples.record(name="sdxl", architecture="c" * 64),
+        ]
+        registry.publish(records, now=NOW)
+        assert len(registry.candidates(**wanted)) == count  # type: ignore[arg-type]
+
+    def test_a_newer_record_of_a_key_supersedes(self, registry: Registry) -> None:
+        old, new, other = samples.record(), samples.record(minutes=5), samples.record(threads=2)
+        registry.publish([old, other], now=NOW)
+        registry.publish([new], now=later(5))
+        assert {found.record.id for found in registry.candidates()} == {new.id, other.id}
+        superseded = registry.record(old.id)
+        assert (superseded.status, superseded.superseded_by) == ("superseded", new.id)
+        history = registry.history(key_digest=old.key.digest)
+        assert [entry.record.id for entry in history] == [new.id, old.id]
+        assert len(registry.history(model_name="tiny-flux")) == 3
+
+    def test_publishing_again_changes_nothing(self, registry: Registry) -> None:
+        old, new = samples.record(), samples.record(minutes=5)
+        registry.publish([old], now=NOW)
+        registry.publish([new], now=later(5))
+        before = registry.history()
+        assert registry.publish([old], now=later(9)) == (old.id,)
+        assert registry.history() == before
+
+    def test_all_or_none_are_published(self, registry: Registry) -> None:
+        lost = ArtifactRef(kind="compile_cache", sha256="c" * 64, size_bytes=3)
+        study = begin(registry)
+        records = [samples.record(), samples.record(threads=2, artifacts=(lost,))]
+        end = StudyEnd(study.id, "finished", {})
+        with pytest.raises(RegistryError, match="nothing was published"):
+            registry.publish(records, now=NOW, end=end)
+        assert registry.history() == ()
+        assert registry.study(study.id).status == "running"
+        registry.publish(records[:1], now=NOW, end=end)
+        assert registry.study(study.id).status == "finished"
+
+    def test_publishing_with_an_unknown_study_publishes_nothing(self, registry: Registry) -> None:
+        with pytest.raises(RecordNotFound):
+            registry.publish([samples.record()], now=NOW, end=StudyEnd("f" * 32, "finished", {}))
+        assert registry.history() == ()
+
+    def test_a_record_that_contradicts_its_key_is_refused(self, registry: Registry) -> None:
+        record = samples.record()
+        wrong = record.model_copy(update={"plan": samples.plan(threads=7)})
+        with pytest.raises(InvalidInput, match="names plan"):
+            registry.publish([wrong], now=NOW)
+
+    def test_two_records_of_one_key_at_once_are_refused(self, registry: Registry) -> None:
+        with pytest.raises(InvalidInput, match="same key"):
+            registry.publish([samples.record(), samples.record(minutes=1)], now=NOW)
+
+    def test_a_time_without_a_zone_is_refused(self, registry: Registry) -> None:
+        with pytest.raises(InvalidInput, match="no time zone"):
+            registry.publish([samples.record()], now=datetime(2026, 1, 1))  # noqa: DTZ001
+
+    def test_ids_by_prefix(self, registry: Registry) -> None:
+        records = [samples.record(threads=number + 1) for number in range(5)]
+        registry.publish(records, now=NOW)
+        assert registry.record(records[3].id).record == records[3]
+        for wrong in ("", "abc", "%%%%%%", "ABCDEF12", "0" * 64):
+            with pytest.raises(RecordNotFound):
+                registry.record(wrong)
+
+    # Taking out of service
+
+    def test_a_revoked_record_is_no_candidate(self, registry: Registry) -> None:
+        record = samples.record()
+        registry.publish([record], now=NOW)
+        assert registry.revoke(record.id[:12], reason="black pictures", now=later(1)) == record.id
+        registry.revoke(record.id, reason="another", now=later(2))
+        assert registry.candidates() == ()
+        revoked = registry.record(record.id)
+        assert (revoked.status, revoked.revoked_reason) == ("revoked", "black pictures")
+        with pytest.raises(RecordNotFound):
+            registry.revoke("f" * 64, reason="unknown", now=NOW)
+
+    def test_rollback_walks_back_through_one_key(self, registry: Registry) -> None:
+        versions = [samples.record(minutes=number) for number in range(3)]
+        for version in versions:
+            registry.publish([version], now=NOW)
+        back = registry.rollback(versions[2].id, now=later(9))
+        assert (back.record, back.status, back.superseded_by) == (versions[1], "current", None)
+        assert "rolled back to" in (registry.record(versions[2].id).revoked_reason or "")
+        assert registry.rollback(versions[1].id, now=later(9)).record == versions[0]
+        with pytest.raises(RecordNotFound, match="no version before"):
+            registry.rollback(versions[0].id, now=later(9))
+        assert [found.record for found in registry.candidates()] == [versions[0]]
+
+    def test_rollback_skips_revoked_versions(self, registry: Registry) -> None:
+        versions = [samples.record(minutes=number) for number in range(3)]
+        for version in versions:
+            registry.publish([version], now=NOW)
+        registry.revoke(versions[1].id, reason="bad", now=NOW)
+        assert registry.rollback(versions[2].id, now=NOW).record == versions[0]
+
+    def test_rollback_after_revoke_restores(self, registry: Registry) -> None:
+        old, new = samples.record(), samples.record(minutes=1)
+        for version in (old, new):
+            registry.publish([version], now=NOW)
+        registry.revoke(new.id, reason="bad", now=NOW)
+        assert registry.candidates() == ()
+        assert registry.rollback(new.id, now=NOW).record == old
+        assert registry.record(new.id).revoked_reason == "bad"
+
+    def test_rollback_of_a_superseded_record_is_refused(self, registry: Registry) -> None:
+        old, new = samples.record(), samples.record(minutes=1)
+        for version in (old, new):
+            registry.publish([version], now=NOW)
+        with pytest.raises(InvalidInput, match=new.id[:12]):
+            registry.rollback(old.id, now=NOW)
+
+    def test_rollback_reaches_the_plan_of_an_older_study(self, registry: Registry) -> None:
+        old, new = samples.record(), samples.record(minutes=1, threads=2, torch="2.14.0")
+        other_budget = samples.record(minutes=2, threads=3, budget_bytes=samples.GIB)
+        for version in (old, other_budget, new):
+            registry.publish([version], now=NOW)
+        assert registry.rollback(new.id, now=NOW).record == old
+        assert {found.record.id for found in registry.candidates()} == {old.id, other_budget.id}
+        with pytest.raises(RecordNotFound):
+            registry.rollback(other_budget.id, now=NOW)
+
+    def test_rollback_stays_out_of_its_own_publication(self, registry: Registry) -> None:
+        registry.publish([samples.record(threads=1), samples.record(threads=2)], now=NOW)
+        with pytest.raises(RecordNotFound, match="nothing was changed"):
+            registry.rollback(samples.record(threads=2).id, now=NOW)
+        assert len(registry.candidates()) == 2
+
+    def test_rollback_answers_with_the_newer_version_of_the_one_before(
+        self, registry: Registry
+    ) -> None:
+        old = samples.record()
+        bad, again = samples.record(minutes=1, threads=2), samples.record(minutes=1)
+        registry.publish([old], now=NOW)
+        registry.publish([bad, again], now=NOW)
+        assert registry.rollback(bad.id, now=NOW).record == again
+        assert registry.record(old.id).status == "superseded"
+
+    # Counting
+
+    def test_fetches_are_counted(self, registry: Registry) -> None:
+        record = samples.record()
+        registry.publish([record], now=NOW)
+        for number in range(3):
+            registry.note_fetch(record.id, later(number))
+        registry.note_fetch("f" * 64, NOW)
+        assert registry.record(record.id).fetches == 3
+
+    # Inventories
+
+    def test_inventories_are_replaced(self, registry: Registry) -> None:
+        assert registry.inventory("key") is None
+        registry.put_inventory("key", samples.inventory(), NOW)
+        registry.put_inventory("key", samples.inventory(weights="c" * 64), NOW)
+        assert registry.inventory("key") == samples.inventory(weights="c" * 64)
+
+    # Artifacts
+
+    def test_artifacts_are_kept_by_content(self, registry: Registry, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"compiled" * 1000)
+        first = registry.put_artifact("compile_cache", source)
+        second = registry.put_artifact("log", source.read_bytes())
+        assert first.sha256 == second.sha256
+        assert registry.artifact_path(first).read_bytes() == source.read_bytes()
+        assert registry.read_artifact(second) == source.read_bytes()
+        with pytest.raises(RecordNotFound):
+            registry.artifact_path(ArtifactRef(kind="log", sha256="0" * 64, size_bytes=1))
+        with pytest.raises(InvalidInput, match="nowhere"):
+            registry.put_artifact("log", tmp_path / "nowhere")
+
+    def test_a_signed_artifact_is_trusted(self, registry: Registry, tmp_path: Path) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        record = samples.record(artifacts=(artifact,))
+        registry.publish([record], now=NOW, keys=keys)
+        (found,) = registry.candidates()
+        assert registry.trusted_artifact(found, artifact, keys).read_bytes() == b"compiled"
+        with pytest.raises(UntrustedArtifact, match="not trusted here"):
+            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "strangers"))
+
+    def test_a_record_is_signed(self, registry: Registry, tmp_path: Path) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        registry.publish([samples.record()], now=NOW, keys=keys)
+        (found,) = registry.candidates()
+        assert found.signature is not None
+        keys.verify(ArtifactStatement.of_record(found.record), found.signature)
+
+    def test_an_unsigned_artifact_is_not_trusted(self, registry: Registry, tmp_path: Path) -> None:
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        registry.publish([samples.record(artifacts=(artifact,))], now=NOW)
+        (found,) = registry.candidates()
+        with pytest.raises(UntrustedArtifact, match="not signed"):
+            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "keys"))
+
+    def test_an_artifact_of_another_record_is_not_trusted(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        records = [samples.record(artifacts=(artifact,)), samples.record(threads=2)]
+        registry.publish(records, now=NOW, keys=keys)
+        other = registry.record(records[1].id)
+        with pytest.raises(UntrustedArtifact, match="does not belong"):
+            registry.trusted_artifact(other, artifact, keys)
+
+    # Upkeep
+
+    def test_a_healthy_registry_has_nothing_to_report(self, registry: Registry) -> None:
+        study = begin(registry)
+        log = registry.put_artifact("log", b"said the worker")
+        registry.add_trial(study.id, samples.trial(log=log))
+        registry.publish([samples.record(artifacts=(log,))], now=NOW)
+        registry.put_inventory("key", samples.inventory(), NOW)
+        assert registry.check() == []
+
+    def test_garbage_is_what_nothing_names(self, registry: Registry) -> None:
+        log = registry.put_artifact("log", b"said the worker")
+        cache = registry.put_artifact("compile_cache", b"compiled")
+        lost = registry.put_artifact("profile", b"nobody's")
+        registry.add_trial(begin(registry).id, samples.trial(log=log))
+        registry.publish([samples.record(artifacts=(cache,))], now=NOW)
+        today = datetime.now(UTC)
+        assert registry.collect_garbage(now=today).files == ()
+        collected = registry.collect_garbage(now=today + timedelta(days=2))
+        assert (collected.files, collected.freed_bytes) == ((lost.sha256,), 8)
+        assert registry.read_artifact(log) == b"said the worker"
+        assert registry.read_artifact(cache) == b"compiled"
+        with pytest.raises(RecordNotFound):
+            registry.artifact_path(lost)
+        assert registry.check() == []
