@@ -20,10 +20,10 @@ def settings_for(registry_url: str | None) -> Settings:
 
 
 def opened(registry_url: str | None) -> Registry:
-    """The registry of `--registry`, else of the settings. Raises RegistryError."""
+    """The registry of `--registry`, else of the settings. Nothing is made. Raises RegistryError."""
     from registry.client import open_registry
 
-    return open_registry(settings_for(registry_url).registry)
+    return open_registry(settings_for(registry_url).registry, create=False)
 
 
 def recorded_name(model: str) -> str:

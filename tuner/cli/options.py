@@ -143,3 +143,17 @@ def policy_option() -> Decorator[Any]:
         show_default=True,
         help="How close to the unquantized picture a plan must stay.",
     )
+
+
+def weights_option() -> Decorator[Any]:
+    return click.option(
+        "--weights",
+        type=click.Choice(["pretrained", "random"]),
+        default="pretrained",
+        show_default=True,
+        help="`random` needs no download: the full architecture with seeded random weights.",
+    )
+
+
+def revision_option() -> Decorator[Any]:
+    return click.option("--revision", help="Branch, tag or commit of a hub model.")

@@ -16,7 +16,5 @@ from tuner.cli.options import registry_option
 @registry_option()
 def command(record: str, reason: str, registry_url: str | None) -> None:
     """Take RECORD out of service: no `get-plan` answers with it any more. It stays in history."""
-    registry = opened(registry_url)
-    record_id = registry.record(record).record.id
-    registry.revoke(record_id, reason=reason, now=datetime.now(UTC))
+    record_id = opened(registry_url).revoke(record, reason=reason, now=datetime.now(UTC))
     click.echo(f"revoked {record_id}: {reason}")

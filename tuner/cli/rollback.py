@@ -14,8 +14,6 @@ from tuner.cli.options import registry_option
 @click.argument("record", metavar="RECORD")
 @registry_option()
 def command(record: str, registry_url: str | None) -> None:
-    """Put the version before RECORD back into service in its place."""
-    registry = opened(registry_url)
-    record_id = registry.record(record).record.id
-    current = registry.rollback(record_id, now=datetime.now(UTC))
-    click.echo(f"current again: {current.record.id} (in place of {record_id})")
+    """Take RECORD out of service and put the version before it back in its place."""
+    current = opened(registry_url).rollback(record, now=datetime.now(UTC))
+    click.echo(f"in service again: {current.record.id}")

@@ -9,9 +9,8 @@ from rich.table import Table
 
 from registry.digest import short
 from registry.record import Trial
-from tuner.labels import describe
 from tuner.report.tables import facts, table
-from tuner.report.text import mark, outcome
+from tuner.report.text import mark, outcome, plan_label
 from tuner.units import format_seconds
 
 if TYPE_CHECKING:
@@ -23,18 +22,17 @@ def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
     failed = sum(trial.failure is not None for trial in trials)
     spent_s = sum(trial.duration_s for trial in trials)
     finished = f", finished {study.finished_at:%Y-%m-%d %H:%M}Z" if study.finished_at else ""
-    return facts(
-        {
-            "Study": study.id,
-            "Status": study.status,
-            "Model": f"{study.model.name} ({study.model.weights} weights)",
-            "Workload": study.workload.label,
-            "Device": study.environment.hardware.name,
-            "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
-            "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
-            **{_title(name): str(value) for name, value in (study.summary or {}).items()},
-        }
-    )
+    own = {
+        "Study": study.id,
+        "Status": study.status,
+        "Model": f"{study.model.name} ({study.model.weights} weights)",
+        "Workload": study.workload.label,
+        "Device": study.environment.hardware.name,
+        "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
+        "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
+    }
+    concluded = {_title(name): str(value) for name, value in (study.summary or {}).items()}
+    return facts({**own, **{name: text for name, text in concluded.items() if name not in own}})
 
 
 def _title(name: str) -> str:
@@ -58,5 +56,5 @@ def studies_table(studies: Iterable[StudyRow]) -> Table:
 
 def trials_table(trials: Iterable[Trial]) -> Table:
     """Every trial of a study in the order it ran."""
-    rows = ((mark(trial), trial.rung, describe(trial.plan), outcome(trial)) for trial in trials)
+    rows = ((mark(trial), trial.rung, plan_label(trial.plan), outcome(trial)) for trial in trials)
     return table("", "Rung", "Plan", "Outcome", rows=rows)

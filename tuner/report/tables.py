@@ -17,7 +17,7 @@ def table(*columns: str, title: str | None = None, rows: Iterable[Sequence[str]]
     """A plain table; a column named with a leading ">" is aligned to the right."""
     made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column[0] == ">" else "left")
+        made.add_column(column.lstrip(">"), justify="right" if column[:1] == ">" else "left")
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

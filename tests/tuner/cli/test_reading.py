@@ -1,0 +1,136 @@
+"""`show`, `history`, `revoke` and `rollback` on a real registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.record import TuningRecord
+from tests.tuner.cli import example_registry as example
+from tuner.cli.main import run
+
+Captured = pytest.CaptureFixture[str]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A registry with what is in it, and a way to ask the command line about it."""
+
+    path: Path
+    study_id: str
+    older: str
+    newer: str
+    capsys: Captured
+
+    def text(self, *command: str, code: int = 0) -> str:
+        """Standard output; standard error where the exit code is not 0."""
+        assert run([*command, "--registry", str(self.path)]) == code
+        printed = self.capsys.readouterr()
+        return printed.err if code else printed.out
+
+    def data(self, *command: str) -> Any:
+        return json.loads(self.text(*command, "--json"))
+
+
+@pytest.fixture
+def shown(tmp_path: Path, capsys: Captured) -> Shown:
+    path = tmp_path / "plans.db"
+    _, study_id, (older, newer) = example.make(path)
+    return Shown(path, study_id, older, newer, capsys)
+
+
+def test_a_record_is_shown_beside_its_baseline(shown: Shown) -> None:
+    text = shown.text("show", shown.newer[:10])
+    for part in (
+        shown.newer,
+        "tiny-flux (random weights)",
+        "int8-wo · regional",
+        "2.00× over the baseline",
+        "passed balanced (uncalibrated: random weights); worst sqnr_db 38.2",
+        "4.00 ms",
+        "10.0 ms",
+        "850 MB",
+        "900 MB",
+    ):
+        assert part in text
+
+
+def test_a_record_as_data_reads_back_as_one(shown: Shown) -> None:
+    data = shown.data("show", shown.newer)
+    assert (data["kind"], data["id"], data["status"]) == ("record", shown.newer, "current")
+    assert TuningRecord.model_validate(data["record"]).id == shown.newer
+
+
+def test_a_study_is_shown_with_its_trials(shown: Shown) -> None:
+    text = shown.text("show", shown.study_id[:8])
+    assert "finished" in text
+    assert "2, 1 failed, 6.00 s of measuring" in text
+    assert "crashed: segmentation fault <in> & out" in text
+    data = shown.data("show", shown.study_id)
+    assert (data["kind"], data["id"], len(data["trials"])) == ("study", shown.study_id, 2)
+
+
+@pytest.mark.parametrize("of", ["study", "record"])
+def test_a_report_is_one_page_with_escaped_text(shown: Shown, of: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    name = shown.study_id if of == "study" else shown.newer
+    assert shown.text("show", name, "--html", str(page)) == f"wrote {page}\n"
+    html = page.read_text()
+    assert "segmentation fault &lt;in&gt; &amp; out" in html
+    assert "http" not in html
+    assert html.count("<circle") == 1
+
+
+def test_an_id_that_names_nothing(shown: Shown) -> None:
+    assert "ffff" in shown.text("show", "ffff", code=4)
+
+
+def test_history_is_newest_first_with_status(shown: Shown) -> None:
+    entries = shown.data("history")
+    assert [(item["id"], item["status"]) for item in entries] == [
+        (shown.newer, "current"),
+        (shown.older, "superseded"),
+    ]
+    assert len(shown.data("history", "--limit", "1")) == 1
+    text = shown.text("history")
+    assert text.index(shown.newer[:12]) < text.index(shown.older[:12])
+
+
+def test_history_of_one_model_and_of_studies(shown: Shown) -> None:
+    assert shown.data("history", "--model", "sdxl") == []
+    assert [study["id"] for study in shown.data("history", "--studies")] == [shown.study_id]
+    assert shown.study_id[:12] in shown.text("history", "--studies")
+
+
+def test_a_local_folder_goes_by_its_own_name(shown: Shown, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere" / "tiny-flux"
+    folder.mkdir(parents=True)
+    assert len(shown.data("history", "--model", str(folder))) == 2
+
+
+def test_revoke_takes_out_of_service(shown: Shown) -> None:
+    text = shown.text("revoke", shown.newer[:12], "--reason", "grey pictures")
+    assert text == f"revoked {shown.newer}: grey pictures\n"
+    data = shown.data("show", shown.newer)
+    assert (data["status"], data["revoked_reason"]) == ("revoked", "grey pictures")
+    assert "revoked: grey pictures" in shown.text("show", shown.newer)
+
+
+def test_revoke_needs_a_reason(shown: Shown) -> None:
+    assert "--reason" in shown.text("revoke", shown.newer, code=2)
+
+
+def test_rollback_returns_to_the_one_before(shown: Shown) -> None:
+    text = shown.text("rollback", shown.newer[:12])
+    assert text == f"in service again: {shown.older}\n"
+    assert shown.data("show", shown.newer)["status"] == "revoked"
+    assert shown.data("show", shown.older)["status"] == "current"
+    assert "no version before" in shown.text("rollback", shown.older, code=4)
+
+
+def test_an_empty_prefix_does_not_match_everything(shown: Shown) -> None:
+    assert shown.text("revoke", "", "--reason", "x", code=4)
