@@ -5,6 +5,8 @@ from __future__ import annotations
 from registry.errors import InvalidInput
 from tuner.nvml import Gpu
 
+LONGEST_INDEX = 2
+
 
 def visible_gpus(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[tuple[Gpu, ...], str | None]:
     """The GPUs CUDA would show in a process with this CUDA_VISIBLE_DEVICES, in its order, and
@@ -75,6 +77,9 @@ def _has_uuid(gpu: Gpu, text: str) -> bool:
 
 
 def _has_name_part(gpu: Gpu, text: str) -> bool:
+    """Short numbers are indices: "0" must not mean the only "H100"."""
+    if text.isdigit() and len(text) <= LONGEST_INDEX:
+        return False
     return text.lower() in f"{gpu.name} {gpu.mig_profile or ''}".lower()
 
 
