@@ -1,17 +1,30 @@
-"""Where a model's inventory is kept, and what is known of a model without running anything."""
+"""A model's inventory: what is known without running anything, and what must be counted.
+
+One entry a model in the registry; a study at new shapes adds their profiles to it. So an answer for
+any size finds it, on a machine without torch too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.digest import digest
 from tuner import catalog
+from tuner.shapes import check_resolution
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from registry.environment import Runtime
     from registry.inventory import ModelInventory
     from registry.store import Registry
+    from registry.workload import Workload
     from tuner.protocol import ModelSpec
+
+COUNTED_WITH = ("torch", "diffusers", "transformers")
+"""Libraries whose versions an inventory must share with the worker that relies on it."""
 
 
 def inventory_key(model: ModelSpec) -> str:
@@ -25,11 +38,59 @@ def inventory_key(model: ModelSpec) -> str:
 
 
 def known_inventory(registry: Registry | None, model: ModelSpec) -> ModelInventory | None:
-    """What is known without running anything: the registry's, else the one shipped."""
+    """Whatever is known: the registry's, of any library versions and shapes, else the one that
+    this release ships with its catalog."""
     kept = registry.inventory(inventory_key(model)) if registry is not None else None
     if kept is not None or model.catalog is None:
         return kept
     return catalog.shipped_inventory(model.catalog)
+
+
+def counted_inventory(
+    registry: Registry,
+    model: ModelSpec,
+    workload: Workload,
+    runtime: Runtime,
+    *,
+    take: Callable[[], ModelInventory],
+    now: datetime,
+) -> ModelInventory:
+    """An inventory counted with `runtime`'s libraries at every shape of the workload.
+
+    `take` counts one at exactly these shapes, in a worker; it is called only where the registry's
+    does not do. Raises InvalidInput for a shape the model cannot make.
+    """
+    kept = registry.inventory(inventory_key(model))
+    if kept is not None and _is_current(kept, runtime) and _covers(kept, workload):
+        return kept
+    _check(known_inventory(registry, model), workload)
+    made = take()
+    _check(made, workload)
+    merged = _with_profiles_of(made, kept)
+    registry.put_inventory(inventory_key(model), merged, now)
+    return merged
+
+
+def _check(inventory: ModelInventory | None, workload: Workload) -> None:
+    if inventory is not None:
+        for shape in workload.shapes:
+            check_resolution(shape, inventory.resolution_factor)
+
+
+def _with_profiles_of(made: ModelInventory, kept: ModelInventory | None) -> ModelInventory:
+    """The profiles of other shapes stay, where the model is still the same."""
+    if kept is None or (kept.architecture, kept.made_with) != (made.architecture, made.made_with):
+        return made
+    others = tuple(item for item in kept.profiles if made.profile(item.shape) is None)
+    return made.model_copy(update={"profiles": made.profiles + others})
+
+
+def _is_current(inventory: ModelInventory, runtime: Runtime) -> bool:
+    return all(inventory.made_with.get(name) == getattr(runtime, name) for name in COUNTED_WITH)
+
+
+def _covers(inventory: ModelInventory, workload: Workload) -> bool:
+    return all(inventory.profile(shape) is not None for shape in workload.shapes)
 
 
 def _fingerprint(folder: Path) -> str:

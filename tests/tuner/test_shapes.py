@@ -6,7 +6,7 @@ import pytest
 
 from registry.errors import InvalidInput
 from registry.workload import Shape
-from tuner.shapes import require_factor, shapes_of, workload_of
+from tuner.shapes import check_resolution, shapes_of, workload_of
 
 
 def test_width_comes_first_for_people_and_repeats_are_dropped() -> None:
@@ -47,9 +47,9 @@ def test_a_size_off_the_models_factor_is_refused_with_the_nearest(
     with pytest.raises(
         InvalidInput, match=f"{width}x{height} cannot be made by flux-dev"
     ) as refused:
-        require_factor([Shape(height=height, width=width)], 16, "flux-dev")
+        check_resolution(Shape(height=height, width=width), 16)
     assert refused.value.hint == f"The nearest size is {near}."
 
 
 def test_a_size_on_the_factor_passes() -> None:
-    require_factor([Shape(height=1024, width=768)], 16, "flux-dev")
+    check_resolution(Shape(height=1024, width=768), 16)

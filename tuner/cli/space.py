@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from tuner.protocol import ModelSpec
     from tuner.shapes import Size
     from tuner.space import Candidate, Dropped, Survey
+
+COUNT_LIMIT_S = 1800.0
+"""Counting takes seconds; the rest is for a download from the hub."""
 
 
 @click.command("space")
@@ -107,7 +111,7 @@ def _inventory(
     from registry.client import open_registry
     from registry.errors import RegistryMissing
     from tuner.inventories import known_inventory
-    from tuner.shapes import require_factor
+    from tuner.shapes import check_resolution
 
     try:
         registry = open_registry(settings.registry, create=False)
@@ -116,7 +120,8 @@ def _inventory(
     known = known_inventory(registry, spec)
     if known is None:
         return _count(settings, spec, workload, detection)
-    require_factor(workload.shapes, known.resolution_factor, spec.ref.name)
+    for shape in workload.shapes:
+        check_resolution(shape, known.resolution_factor)
     return known
 
 
@@ -124,8 +129,7 @@ def _count(
     settings: Settings, spec: ModelSpec, workload: Workload, detection: Detection
 ) -> ModelInventory:
     from registry.client import open_registry
-    from tuner.counted import counted_inventory
-    from tuner.runner import Runner
+    from tuner.inventories import counted_inventory
 
     click.echo(f"counting {spec.ref.name}, once", err=True)
     return counted_inventory(
@@ -133,9 +137,27 @@ def _count(
         spec,
         workload,
         detection.environment.runtime,
-        Runner(sys.executable, detection, None, settings.scratch_dir),
+        take=lambda: _take(settings, spec, workload, detection),
         now=datetime.now(UTC),
     )
+
+
+def _take(
+    settings: Settings, spec: ModelSpec, workload: Workload, detection: Detection
+) -> ModelInventory:
+    """Raises TrialFailed with the worker's own words."""
+    from registry.errors import TrialFailed
+    from tuner.protocol import InventoryJob, InventoryResult
+    from tuner.runner import Limits, Runner
+
+    runner = Runner(sys.executable, detection, None, settings.scratch_dir)
+    limits = Limits(wall_s=COUNT_LIMIT_S, progress_s=COUNT_LIMIT_S)
+    outcome = runner.run(InventoryJob(model=spec, workload=workload), limits)
+    if isinstance(outcome.result, InventoryResult):
+        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
+        return outcome.result.inventory
+    reason = outcome.failure.message if outcome.failure else "the worker sent no result"
+    raise TrialFailed(f"the model could not be counted: {reason}", hint=f"Log: {outcome.log_path}")
 
 
 def _data(found: Survey, inventory: ModelInventory) -> dict[str, Any]:
