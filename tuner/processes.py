@@ -70,7 +70,7 @@ class ProcessTree:
         table = process_table()
         found = {pid for pid, process in table.items() if self._is_ours(process)}
         found |= descendants(table, found)
-        self._sessions |= {table[pid].session for pid in found}
+        self._sessions |= {table[pid].session for pid in found} - {os.getsid(0)}
         return tuple(table[pid] for pid in sorted(found, key=lambda pid: pid != self.root_pid))
 
     def memory_bytes(self) -> int:

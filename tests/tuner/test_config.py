@@ -1,0 +1,64 @@
+"""Settings come from the environment they are given, and nothing is created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidInput
+from tuner.config import load_settings
+
+
+def test_everything_under_one_folder(tmp_path: Path) -> None:
+    root = tmp_path / "there"
+    settings = load_settings({"TUNER_HOME": str(root)})
+    assert settings.data_dir == root / "data"
+    assert settings.cache_dir == root / "cache"
+    assert settings.config_dir == root / "config"
+    assert settings.registry == str(root / "data" / "registry.sqlite3")
+    assert settings.locks_dir == root / "data" / "locks"
+    assert settings.scratch_dir == root / "cache" / "trials"
+    assert settings.compile_cache_dir == root / "cache" / "compile"
+    assert not root.exists()
+
+
+def test_the_platforms_folders_by_default(home: Path) -> None:
+    settings = load_settings({})
+    for folder in (settings.data_dir, settings.cache_dir, settings.config_dir):
+        assert folder.name == "tuner"
+        assert home in folder.parents
+    assert Path(settings.registry).parent == settings.data_dir
+
+
+def test_the_registry_of_ones_own(tmp_path: Path) -> None:
+    environ = {"TUNER_HOME": str(tmp_path), "TUNER_REGISTRY": "postgresql://host/plans"}
+    assert load_settings(environ).registry == "postgresql://host/plans"
+    assert load_settings({**environ, "TUNER_REGISTRY": ""}).registry.startswith(str(tmp_path))
+
+
+def test_what_the_machine_was_told(tmp_path: Path) -> None:
+    environ = {"TUNER_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "CXX": "clang++"}
+    settings = load_settings(environ)
+    assert (settings.visible_devices, settings.cxx) == ("", "clang++")
+    bare = load_settings({"TUNER_HOME": str(tmp_path), "CXX": ""})
+    assert (bare.visible_devices, bare.cxx) == (None, None)
+
+
+def test_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({"TUNER_HOME": "here"}).data_dir == tmp_path / "here" / "data"
+
+
+def test_home_that_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InvalidInput, match="is not a folder") as caught:
+        load_settings({"TUNER_HOME": str(file)})
+    assert str(file) in caught.value.message
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    settings = load_settings({"TUNER_HOME": str(tmp_path), "HF_TOKEN": "hf_secret"})
+    assert settings.environ["HF_TOKEN"] == "hf_secret"
+    assert "hf_secret" not in repr(settings)
