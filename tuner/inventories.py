@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from registry.digest import digest
 from tuner import catalog
-from tuner.shapes import check_resolution
+from tuner.shapes import require_factor
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -63,18 +63,14 @@ def counted_inventory(
     kept = registry.inventory(inventory_key(model))
     if kept is not None and _is_current(kept, runtime) and _covers(kept, workload):
         return kept
-    _check(known_inventory(registry, model), workload)
+    known = known_inventory(registry, model)
+    if known is not None:
+        require_factor(workload.shapes, known.resolution_factor, model.ref.name)
     made = take()
-    _check(made, workload)
+    require_factor(workload.shapes, made.resolution_factor, model.ref.name)
     merged = _with_profiles_of(made, kept)
     registry.put_inventory(inventory_key(model), merged, now)
     return merged
-
-
-def _check(inventory: ModelInventory | None, workload: Workload) -> None:
-    if inventory is not None:
-        for shape in workload.shapes:
-            check_resolution(shape, inventory.resolution_factor)
 
 
 def _with_profiles_of(made: ModelInventory, kept: ModelInventory | None) -> ModelInventory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from registry.errors import InvalidInput
 from registry.workload import Shape, Workload
@@ -30,16 +30,17 @@ def workload_of(sizes: Sequence[Size], batch_sizes: Sequence[int]) -> Workload:
     return Workload(shapes=shapes_of(sizes, batch_sizes))
 
 
-def check_resolution(shape: Shape, factor: int) -> None:
-    """Height and width must divide by the model's factor. Raises InvalidInput naming the size, and
-    the nearest one that does."""
-    if shape.height % factor or shape.width % factor:
-        near = f"{_nearest(shape.width, factor)}x{_nearest(shape.height, factor)}"
-        raise InvalidInput(
-            f"{shape.width}x{shape.height} cannot be made by this model: width and height must be "
-            f"multiples of {factor}",
-            hint=f"The nearest size is {near}.",
-        )
+def require_factor(shapes: Iterable[Shape], factor: int, model: str) -> None:
+    """Every height and width must divide by the model's factor. Raises InvalidInput naming the
+    first that does not, and the nearest size that does."""
+    for shape in shapes:
+        if shape.height % factor or shape.width % factor:
+            near = f"{_nearest(shape.width, factor)}x{_nearest(shape.height, factor)}"
+            raise InvalidInput(
+                f"{shape.width}x{shape.height} cannot be made by {model}: width and height must "
+                f"be multiples of {factor}",
+                hint=f"The nearest size is {near}.",
+            )
 
 
 def _nearest(length: int, factor: int) -> int:

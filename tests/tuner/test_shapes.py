@@ -6,7 +6,7 @@ import pytest
 
 from registry.errors import InvalidInput
 from registry.workload import Shape
-from tuner.shapes import check_resolution, shapes_of, workload_of
+from tuner.shapes import require_factor, shapes_of, workload_of
 
 
 def test_width_comes_first_for_people_and_repeats_are_dropped() -> None:
@@ -44,10 +44,10 @@ def test_a_size_that_is_none_is_refused(size: tuple[int, int]) -> None:
 def test_a_size_off_the_models_factor_is_refused_with_the_nearest(
     width: int, height: int, near: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=f"{width}x{height} cannot be made by") as refused:
-        check_resolution(Shape(height=height, width=width), 16)
+    with pytest.raises(InvalidInput, match=f"{width}x{height} cannot be made by flux") as refused:
+        require_factor([Shape(height=height, width=width)], 16, "flux-dev")
     assert refused.value.hint == f"The nearest size is {near}."
 
 
 def test_a_size_on_the_factor_passes() -> None:
-    check_resolution(Shape(height=1024, width=768), 16)
+    require_factor([Shape(height=1024, width=768)], 16, "flux-dev")

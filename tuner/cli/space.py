@@ -111,7 +111,7 @@ def _inventory(
     from registry.client import open_registry
     from registry.errors import RegistryMissing
     from tuner.inventories import known_inventory
-    from tuner.shapes import check_resolution
+    from tuner.shapes import require_factor
 
     try:
         registry = open_registry(settings.registry, create=False)
@@ -120,8 +120,7 @@ def _inventory(
     known = known_inventory(registry, spec)
     if known is None:
         return _count(settings, spec, workload, detection)
-    for shape in workload.shapes:
-        check_resolution(shape, known.resolution_factor)
+    require_factor(workload.shapes, known.resolution_factor, spec.ref.name)
     return known
 
 
