@@ -99,6 +99,8 @@ class Database:
             raise sqlite.translate(error.orig, self.path) from error
         except self._driver.module.Error as error:
             raise sqlite.translate(error, self.path) from error
+        except UnicodeDecodeError as error:  # the driver reads SQLite's own message about damage
+            raise sqlite.corrupt(self.path, str(error)) from error
 
 
 def _engine(path: Path, driver: sqlite.Driver, mode: sqlite.OpenMode) -> Engine:
@@ -154,16 +156,20 @@ def _has_log(path: Path) -> bool:
 def upgrade_database(path: Path) -> tuple[str | None, str]:
     """The schema revision before, None where the file is new or empty, and now.
 
+    Any number of processes may call it at once: the first does the work in one transaction, the
+    others wait and find nothing left to do.
+
     Raises RegistryTooNew without changing a byte, RegistryCorrupt, RegistryReadOnly, RegistryFull.
     """
-    from registry.upgrade import upgrade
+    from registry.upgrade import migrate
 
     make_private_folder(path.parent)
     was_missing = not path.exists()
     database = Database(path, sqlite.best_driver(), "rwc")
     if was_missing:
         _make_private(database)
-    before = upgrade(database)
+    with database.write() as connection:
+        before = migrate(connection, path)
     if before is None:
         database.prefer_wal()
     return before, SCHEMA_HEAD

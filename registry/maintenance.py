@@ -19,9 +19,6 @@ from registry.rows import AnyRow, to_time
 from registry.schema import ARTIFACTS, INVENTORIES, RECORD_ARTIFACTS, STUDIES, TRIALS
 from registry.studies import study_row, trial_of
 
-GRACE = timedelta(days=1)
-"""Longer than any run takes between putting an artifact and publishing the record that names it."""
-
 
 @dataclass(frozen=True)
 class Collected:
@@ -83,7 +80,7 @@ def _artifact_problems(folder: ArtifactFolder) -> Callable[[Connection], Iterato
 
 
 def collect_garbage(
-    database: Database, folder: ArtifactFolder, *, now: datetime, grace: timedelta = GRACE
+    database: Database, folder: ArtifactFolder, *, now: datetime, grace: timedelta
 ) -> Collected:
     """Remove artifacts that no record and no trial names and that were put before `now - grace`.
 

@@ -33,10 +33,11 @@ def prepare(record: TuningRecord, keys: SigningKeys | None) -> Prepared:
     body = sealed(record)
     if TuningRecord.model_validate_json(body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
+    statement = ArtifactStatement.of_record(body["body"], record.key.digest)
     columns = {
         **derived_columns(record),
         **body,
-        **_signature_columns(ArtifactStatement.of_record(record), keys),
+        **_signature_columns(statement, keys),
         "minimum_reader": RECORD_READER,
         "status": "current",
     }

@@ -27,7 +27,7 @@ from registry.rows import (
     to_time,
 )
 from registry.schema import FETCHES, RECORD_READER, RECORDS
-from registry.signing import Signature
+from registry.signing import ArtifactStatement, Signature
 
 RecordStatus = Literal["current", "superseded", "revoked"]
 
@@ -36,7 +36,8 @@ class StoredRecord(Frozen):
     """A record and what happened to it since it was published.
 
     `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
-    taken out of service. `signature` is over the record's canonical JSON, None if unsigned.
+    taken out of service. `signature`, None if unsigned, is over `statement`: the bytes as they
+    were stored, which a newer release might write otherwise.
     """
 
     record: TuningRecord
@@ -45,6 +46,7 @@ class StoredRecord(Frozen):
     published_at: datetime
     superseded_by: str | None = None
     revoked_reason: str | None = None
+    statement: ArtifactStatement | None = None
     signature: Signature | None = None
 
 
@@ -98,7 +100,9 @@ def select_records(*conditions: ColumnElement[bool]) -> Select[Any]:
 def stored(row: AnyRow) -> StoredRecord:
     """Raises RegistryCorrupt naming the record, RegistryTooNew where it needs a newer reader."""
     what = f"record {row.id}"
-    if row.minimum_reader != RECORD_READER and _needs_newer(row.minimum_reader):
+    if not isinstance(row.minimum_reader, int):
+        raise corrupt(what, "its minimum reader is not a number")
+    if row.minimum_reader > RECORD_READER:
         raise RegistryTooNew(f"{what} needs a newer reader", hint="Upgrade this installation.")
     record = parsed(TuningRecord, row, what)
     check_columns(row, derived_columns(record), what)
@@ -111,13 +115,9 @@ def stored(row: AnyRow) -> StoredRecord:
         published_at=from_time(row.published_at, what),
         superseded_by=row.superseded_by,
         revoked_reason=row.revoked_reason,
+        statement=ArtifactStatement.of_record(row.body, record.key.digest),
         signature=signature_of(row),
     )
-
-
-def _needs_newer(minimum_reader: object) -> bool:
-    """A damaged number is left to the digest check."""
-    return isinstance(minimum_reader, int) and minimum_reader > RECORD_READER
 
 
 def signature_of(row: AnyRow) -> Signature | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, inspect, select
 
-from registry.errors import RegistryCorrupt, RegistryError, RegistryTooNew, RegistryTooOld
+from registry.errors import RegistryCorrupt, RegistryTooNew, RegistryTooOld
 from registry.schema import ALEMBIC_VERSION, META, SCHEMA_HEAD
 
 _RELEASE = re.compile(r"\d+(_\d+)*")
@@ -60,7 +60,7 @@ def schema_state(connection: Connection) -> SchemaState:
     return SchemaState(revisions[0], connection.scalar(query))
 
 
-def check_schema(state: SchemaState, path: Path) -> RegistryError | None:
+def check_schema(state: SchemaState, path: Path) -> RegistryTooNew | None:
     """None where this release may read and write, the error for writers where it may only read.
 
     Raises RegistryTooNew and RegistryTooOld.
@@ -72,11 +72,14 @@ def check_schema(state: SchemaState, path: Path) -> RegistryError | None:
         )
     if not state.is_newer:
         return None
-    error = RegistryTooNew(
+    if not state.is_readable:
+        raise too_new(state, path)
+    return too_new(state, path)
+
+
+def too_new(state: SchemaState, path: Path) -> RegistryTooNew:
+    return RegistryTooNew(
         f"registry {path} has schema {state.revision}, written by a newer release; "
         f"this release writes {SCHEMA_HEAD}. Nothing was changed",
         hint="Upgrade this installation, or choose another registry with --registry.",
     )
-    if state.is_readable:
-        return error
-    raise error

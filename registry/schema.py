@@ -78,7 +78,6 @@ STUDIES = Table(
         "identity",
         unique=True,
         sqlite_where=text("status IN ('running', 'interrupted')"),
-        postgresql_where=text("status IN ('running', 'interrupted')"),
     ),
 )
 
@@ -154,7 +153,6 @@ RECORDS = Table(
         "key_digest",
         unique=True,
         sqlite_where=text("status = 'current'"),
-        postgresql_where=text("status = 'current'"),
     ),
 )
 """One row a published record. `publication` numbers the calls of `publish`, so "before" has a

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, ValidationError, field_validator
 
 from registry.base import Frozen
 from registry.digest import canonical_json
 from registry.errors import InvalidInput, UntrustedArtifact
-from registry.record import ArtifactKind, ArtifactRef, TuningRecord
+from registry.record import ArtifactKind, ArtifactRef
 from registry.rows import sha256_of
 
 KEY_FILE = "signing-key.pem"
@@ -47,13 +46,13 @@ class ArtifactStatement(Frozen):
     record_key: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @classmethod
-    def of_record(cls, record: TuningRecord) -> ArtifactStatement:
-        body = canonical_json(record)
+    def of_record(cls, body: bytes, record_key: str) -> ArtifactStatement:
+        """`body` is the record's canonical JSON, as it was stored."""
         return cls(
             kind="tuning_record",
             size_bytes=len(body),
             sha256=sha256_of(body),
-            record_key=record.key.digest,
+            record_key=record_key,
         )
 
     @classmethod
@@ -111,12 +110,14 @@ class SigningKeys:
     @property
     def public_key(self) -> TrustedKey:
         """The own public key, to be given to those who shall trust it."""
-        return TrustedKey(name="own", public_key=_text(_raw(self._own_key().public_key())))
+        return TrustedKey(
+            name="own", public_key=_text(self._own_key().public_key().public_bytes_raw())
+        )
 
     def sign(self, statement: ArtifactStatement) -> Signature:
         key = self._own_key()
         value = key.sign(canonical_json(statement))
-        return Signature(key_id=key_id(_raw(key.public_key())), value=_text(value))
+        return Signature(key_id=key_id(key.public_key().public_bytes_raw()), value=_text(value))
 
     def verify(self, statement: ArtifactStatement, signature: Signature | None) -> None:
         """Raises UntrustedArtifact unless a trusted key signed exactly this statement."""
@@ -185,6 +186,8 @@ class SigningKeys:
         return keys[0] if keys else None
 
     def _own_key(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives import serialization
+
         if not self._key_path.exists():
             self._make_key()
         try:
@@ -197,6 +200,8 @@ class SigningKeys:
 
     def _make_key(self) -> None:
         """Of several processes that meet no key, one wins and all use its key."""
+        from cryptography.hazmat.primitives import serialization
+
         data = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -238,10 +243,6 @@ class SigningKeys:
 
 
 _TRUST_HINT = "If you know who made it, add their public key with `tuner registry trust`."
-
-
-def _raw(key: Ed25519PublicKey) -> bytes:
-    return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 def _text(data: bytes) -> str:

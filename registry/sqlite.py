@@ -24,7 +24,10 @@ BUSY_TIMEOUT_S = 30.0
 OpenMode = Literal["rw", "rwc", "immutable"]
 
 _BUSY, _LOCKED, _READONLY, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 6, 8, 11, 13, 14, 26
-_READONLY_ROLLBACK, _READONLY_RECOVERY, _IOERR_WRITE = 776, 264, 778
+_READONLY_ROLLBACK, _READONLY_RECOVERY = 776, 264
+# Plain, write, fsync, folder fsync, truncate, shared-memory size: what a full disk, a quota or a
+# file-size limit leads to. Failed reads have codes of their own.
+_CANNOT_GROW = (10, 778, 1034, 1290, 1546, 4874)
 _WAL_FIXED_BRANCHES = {(3, 44): 6, (3, 50): 7, (3, 51): 3}
 
 
@@ -110,7 +113,7 @@ def translate(error: BaseException | None, path: Path) -> RegistryError:
             "cannot be undone in a place that is read-only",
             hint="Open it once with write permission, for instance with `tuner history`.",
         )
-    if code == _IOERR_WRITE:
+    if code in _CANNOT_GROW:
         return _full(path, detail)
     return _BY_PRIMARY_CODE.get(code & 0xFF, _other)(path, detail)
 
@@ -129,7 +132,8 @@ def _read_only(path: Path, detail: str) -> RegistryError:
     )
 
 
-def _corrupt(path: Path, detail: str) -> RegistryError:
+def corrupt(path: Path, detail: str) -> RegistryError:
+    """The file cannot be made sense of."""
     return RegistryCorrupt(
         f"registry {path} is damaged or not a registry ({detail})",
         hint="Restore it from a copy, or move it away and start a new one.",
@@ -138,7 +142,8 @@ def _corrupt(path: Path, detail: str) -> RegistryError:
 
 def _full(path: Path, detail: str) -> RegistryError:
     return RegistryFull(
-        f"no space left for registry {path} ({detail}); nothing was half-written",
+        f"registry {path} cannot grow ({detail}): the disk is full, over quota or failing; "
+        "nothing was half-written",
         hint="Free disk space or raise the quota, then run the same command again.",
     )
 
@@ -151,8 +156,8 @@ _BY_PRIMARY_CODE: dict[int, Callable[[Path, str], RegistryError]] = {
     _BUSY: _busy,
     _LOCKED: _busy,
     _READONLY: _read_only,
-    _CORRUPT: _corrupt,
-    _NOTADB: _corrupt,
+    _CORRUPT: corrupt,
+    _NOTADB: corrupt,
     _FULL: _full,
     _CANTOPEN: _read_only,
 }

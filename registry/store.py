@@ -6,14 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select
 
 from registry import (
     artifact_rows,
-    inventories,
-    maintenance,
     publishing,
     records,
     rows,
@@ -24,8 +22,6 @@ from registry.artifacts import ArtifactFolder
 from registry.database import Database
 from registry.environment import Environment
 from registry.errors import RegistryError
-from registry.inventory import ModelInventory
-from registry.maintenance import GRACE, Collected
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
 from registry.records import StoredRecord
@@ -33,8 +29,15 @@ from registry.signing import ArtifactStatement, SigningKeys
 from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
 
+if TYPE_CHECKING:
+    from registry.inventory import ModelInventory
+    from registry.maintenance import Collected
+
 FETCH_WAIT_S = 0.2
 """How long an answer is held up to count it."""
+
+GARBAGE_GRACE = timedelta(days=1)
+"""Longer than any run takes between putting an artifact and publishing the record that names it."""
 
 logger = logging.getLogger(__name__)
 
@@ -217,20 +220,28 @@ class Registry:
 
     def put_inventory(self, key: str, inventory: ModelInventory, now: datetime) -> None:
         """Replace the inventory of this key."""
+        from registry import inventories
+
         with self._database.write() as connection:
             inventories.put(connection, key, inventory, now)
 
     def inventory(self, key: str) -> ModelInventory | None:
         """None where there is none that this release can read."""
+        from registry import inventories
+
         with self._database.read() as connection:
             return inventories.get(connection, key)
 
     def check(self) -> list[str]:
         """Everything damaged, one line each: file, rows, artifacts. Empty when all is well."""
+        from registry import maintenance
+
         return maintenance.check(self._database, self._artifacts)
 
-    def collect_garbage(self, *, now: datetime, grace: timedelta = GRACE) -> Collected:
+    def collect_garbage(self, *, now: datetime, grace: timedelta = GARBAGE_GRACE) -> Collected:
         """Remove artifacts that nothing names and that were put before `now - grace`."""
+        from registry import maintenance
+
         return maintenance.collect_garbage(self._database, self._artifacts, now=now, grace=grace)
 
     def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:

@@ -1,43 +1,44 @@
-"""Bring a database to the newest schema: the only module that imports alembic, when used."""
+"""Bring a database to the newest schema. Imported only when that is asked for: alembic is slow."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from registry.database import Database
-from registry.revision import check_schema, schema_state
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection
 
-if TYPE_CHECKING:
-    from alembic.config import Config
+from registry.errors import RegistryCorrupt
+from registry.revision import schema_state, too_new
+from registry.schema import SCHEMA_HEAD
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 """Beside the package, in a checkout and in an installed wheel alike."""
 
 
-def upgrade(database: Database) -> str | None:
-    """Run the missing migrations in one transaction, all or none; the revision before, if any.
+def migrate(connection: Connection, path: Path) -> str | None:
+    """Run the missing migrations in the caller's write transaction; the revision before, if any.
 
-    Any number of processes may call it at once: the first does the work, the others wait and find
-    nothing left to do. Raises RegistryTooNew without changing a byte.
+    Raises RegistryTooNew and RegistryCorrupt (a revision nobody released) with nothing changed.
     """
-    from alembic import command
-
+    state = schema_state(connection)
+    if state.is_newer:
+        raise too_new(state, path)
+    if state.revision == SCHEMA_HEAD:
+        return state.revision
     config = alembic_config()
-    with database.write() as connection:
-        state = schema_state(connection)
-        if state.is_newer:
-            refusal = check_schema(state, database.path)
-            if refusal is not None:
-                raise refusal
-        config.attributes["connection"] = connection
+    config.attributes["connection"] = connection
+    try:
         command.upgrade(config, "head")
+    except CommandError as error:
+        raise RegistryCorrupt(
+            f"registry {path} has schema {state.revision}, which no release wrote ({error})"
+        ) from error
     return state.revision
 
 
 def alembic_config() -> Config:
-    from alembic.config import Config
-
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

@@ -54,7 +54,7 @@ def create_studies() -> None:
         sa.Column("summary", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint(
             "status IN ('running', 'interrupted', 'finished', 'failed')",
-            name="ck_studies_known_status",
+            name=op.f("ck_studies_known_status"),
         ),
         sa.PrimaryKeyConstraint("id", name="pk_studies"),
     )
@@ -67,7 +67,6 @@ def create_studies() -> None:
         ["identity"],
         unique=True,
         sqlite_where=sa.text("status IN ('running', 'interrupted')"),
-        postgresql_where=sa.text("status IN ('running', 'interrupted')"),
     )
 
 
@@ -137,7 +136,7 @@ def create_records() -> None:
         sa.Column("key_id", sa.String(length=64), nullable=True),
         sa.Column("signature", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "status IN ('current', 'superseded', 'revoked')", name="ck_records_known_status"
+            "status IN ('current', 'superseded', 'revoked')", name=op.f("ck_records_known_status")
         ),
         sa.ForeignKeyConstraint(
             ["superseded_by"],
@@ -177,7 +176,6 @@ def create_records() -> None:
         ["key_digest"],
         unique=True,
         sqlite_where=sa.text("status = 'current'"),
-        postgresql_where=sa.text("status = 'current'"),
     )
 
 

@@ -300,8 +300,10 @@ class RegistryConformance:
         keys = SigningKeys(tmp_path / "keys")
         registry.publish([samples.record()], now=NOW, keys=keys)
         (found,) = registry.candidates()
-        assert found.signature is not None
-        keys.verify(ArtifactStatement.of_record(found.record), found.signature)
+        assert found.statement is not None
+        keys.verify(found.statement, found.signature)
+        with pytest.raises(UntrustedArtifact):
+            keys.verify(ArtifactStatement.of_record(b"other", "0" * 64), found.signature)
 
     def test_an_unsigned_artifact_is_not_trusted(self, registry: Registry, tmp_path: Path) -> None:
         artifact = registry.put_artifact("compile_cache", b"compiled")

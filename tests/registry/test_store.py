@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from registry.client import open_registry
-from registry.store import Registry
 from tests.registry.conformance import RegistryConformance
 
 
+@pytest.mark.usefixtures("sqlite_driver")
 class TestSqliteRegistry(RegistryConformance):
-    @pytest.fixture
-    def registry(self, tmp_path: Path, sqlite_driver: str) -> Registry:
-        return open_registry(tmp_path / "registry.sqlite3")
+    """`registry` is a file; without pysqlite3 its first write leaves WAL mode."""

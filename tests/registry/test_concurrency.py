@@ -1,0 +1,57 @@
+"""Many processes on one registry: nothing lost, nothing twice, nothing refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import select
+
+from registry.client import open_registry
+from registry.database import open_database
+from registry.schema import META, SCHEMA_HEAD
+from registry.store import Registry
+from tests.registry import children, samples
+
+PROCESSES = 8
+
+
+def test_first_opens_at_once(path: Path, sqlite_driver: str) -> None:
+    revisions = children.together(children.open_new, [(path,)] * PROCESSES)
+    assert revisions == [SCHEMA_HEAD] * PROCESSES
+    assert open_registry(path, create=False).check() == []
+
+
+def test_no_update_is_lost(registry: Registry) -> None:
+    times = 25
+    children.together(children.increment, [(registry.path, times)] * PROCESSES)
+    with open_database(registry.path, create=False).read() as connection:
+        value = connection.scalar(select(META.c.value).where(META.c.key == "counter"))
+    assert value == str(PROCESSES * times)
+
+
+def test_publishers_of_one_key(registry: Registry) -> None:
+    publishers = 16
+    ids = children.together(
+        children.publish_one, [(registry.path, number) for number in range(publishers)]
+    )
+    history = registry.history()
+    assert {entry.record.id for entry in history} == set(ids)
+    assert [entry.status for entry in history] == ["current"] + ["superseded"] * (publishers - 1)
+    newest_first = [entry.record.id for entry in history]
+    assert [entry.superseded_by for entry in history[1:]] == newest_first[:-1]
+    blobs = list(registry.path.with_name(f"{registry.path.name}.artifacts").glob("??/*"))
+    assert [blob.name for blob in blobs] == [history[0].record.artifacts[0].sha256]
+    assert registry.check() == []
+
+
+def test_a_study_is_begun_once(registry: Registry) -> None:
+    ids = children.together(children.begin_study, [(registry.path,)] * PROCESSES)
+    assert len(set(ids)) == 1
+    assert len(registry.studies()) == 1
+
+
+def test_a_writer_waits_for_another(registry: Registry) -> None:
+    """A second writer in the same moment waits at most as long as it was told to."""
+    database = open_database(registry.path, create=False)
+    with database.write():
+        registry.note_fetch("f" * 64, samples.NOW)

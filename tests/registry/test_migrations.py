@@ -1,0 +1,81 @@
+"""The migrations make the schema that the code describes, and old files still open."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+
+from registry.client import open_registry, upgrade_registry
+from registry.database import open_database
+from registry.schema import METADATA, SCHEMA_HEAD
+from registry.store import Registry
+from registry.upgrade import alembic_config
+from tests.registry import samples
+
+DATA = Path(__file__).parent / "data"
+
+
+def test_the_constant_is_alembics_head() -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_heads() == [SCHEMA_HEAD]
+
+
+def test_the_migrated_schema_is_the_described_one(registry: Registry) -> None:
+    with open_database(registry.path, create=False).read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, METADATA) == []
+        migrated = statements(connection)
+    with create_engine("sqlite://").connect() as connection:
+        METADATA.create_all(connection)
+        assert statements(connection) == migrated
+
+
+def statements(connection: Connection) -> dict[str, set[str]]:
+    """Each table's and index's own SQL as a set of its clauses: partial indexes and checks, which
+    alembic does not compare, are in it."""
+    rows = connection.execute(
+        text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE :own"),
+        {"own": "alembic%"},
+    )
+    return {row.name: {line.strip(" ,\t") for line in row.sql.splitlines()} for row in rows}
+
+
+def test_a_registry_of_release_0_1_0_opens(path: Path) -> None:
+    path.write_bytes(gzip.decompress((DATA / "registry-0_1_0.sqlite3.gz").read_bytes()))
+    upgrade_registry(path)
+    registry = open_registry(path, create=False)
+    current, superseded = registry.history(model_name="tiny-flux")
+    assert (current.status, superseded.status) == ("current", "superseded")
+    assert superseded.superseded_by == current.record.id
+    assert (current.fetches, current.record.speedup) == (1, 1.0)
+    assert current.signature is not None
+    (study,) = registry.studies()
+    assert (study.status, study.summary) == ("finished", {"best": 1.5})
+    (trial,) = registry.trials(study.id)
+    assert trial.measurement is not None
+    assert registry.inventory("key") == samples.inventory()
+    assert [problem for problem in registry.check() if "artifact" not in problem] == []
+    registry.publish([samples.record(minutes=10)], now=samples.NOW)
+
+
+def test_opening_does_not_import_alembic(registry: Registry) -> None:
+    registry.publish([samples.record()], now=samples.NOW)
+    program = (
+        "import sys\n"
+        "from registry.client import open_registry\n"
+        f"registry = open_registry({str(registry.path)!r})\n"
+        "assert len(registry.candidates(model_name='tiny-flux')) == 1\n"
+        "slow = {'alembic', 'torch', 'sqlalchemy.dialects.postgresql', 'registry.upgrade'}\n"
+        "sys.exit(', '.join(slow & set(sys.modules)) or 0)\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
