@@ -7,8 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from registry.record import Trial
+from tuner.labels import describe
 from tuner.report.plot import Line, Point, scatter
-from tuner.report.text import mark, outcome, plan_label
+from tuner.report.text import mark, outcome
 from tuner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _point(trial: Trial) -> Point | None:
         x=trial.measurement.memory.peak_vram_bytes / 1e9,
         y=trial.measurement.step_ms,
         kind="rejected" if rejected else trial.rung,
-        note=f"{plan_label(trial.plan)} ({trial.rung}): {outcome(trial)}",
+        note=f"{describe(trial.plan)} ({trial.rung}): {outcome(trial)}",
     )
 
 
@@ -97,6 +98,6 @@ def trials_html(trials: Iterable[Trial]) -> str:
 
 def _trial_row(trial: Trial) -> str:
     predicted = "–" if trial.estimate is None else format_seconds(trial.estimate.step_ms / 1000)
-    cells = (mark(trial), trial.rung, plan_label(trial.plan), outcome(trial))
+    cells = (mark(trial), trial.rung, describe(trial.plan), outcome(trial))
     tds = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f"<tr>{tds}<td class='n'>{escape(predicted)}</td></tr>"

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from registry.digest import short
 from registry.record import Measurement, Quality, TuningRecord
+from tuner.labels import describe
 from tuner.report.tables import facts, table
-from tuner.report.text import figures, plan_label
+from tuner.report.text import figures
 from tuner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def record_summary(stored: StoredRecord) -> Table:
             "Workload": record.workload.label,
             "Budget": format_bytes(record.budget_bytes),
             "Proved on": proved_on(record),
-            "Plan": plan_label(record.plan),
-            "Baseline": plan_label(record.baseline_plan),
+            "Plan": describe(record.plan),
+            "Baseline": describe(record.baseline_plan),
             "Speed-up": f"{record.speedup:.2f}× over the baseline of the same run",
             "Quality": quality_text(record.quality),
             "Artifacts": artifacts_text(record),
@@ -125,7 +126,7 @@ def history_table(stored: Iterable[StoredRecord]) -> Table:
             item.record.model.name,
             item.record.workload.label,
             format_bytes(item.record.budget_bytes),
-            plan_label(item.record.plan),
+            describe(item.record.plan),
             figures(item.record.measurement),
             f"{item.record.speedup:.2f}×",
         )

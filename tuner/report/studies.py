@@ -9,8 +9,9 @@ from rich.table import Table
 
 from registry.digest import short
 from registry.record import Trial
+from tuner.labels import describe
 from tuner.report.tables import facts, table
-from tuner.report.text import mark, outcome, plan_label
+from tuner.report.text import mark, outcome
 from tuner.units import format_seconds
 
 if TYPE_CHECKING:
@@ -56,5 +57,5 @@ def studies_table(studies: Iterable[StudyRow]) -> Table:
 
 def trials_table(trials: Iterable[Trial]) -> Table:
     """Every trial of a study in the order it ran."""
-    rows = ((mark(trial), trial.rung, plan_label(trial.plan), outcome(trial)) for trial in trials)
+    rows = ((mark(trial), trial.rung, describe(trial.plan), outcome(trial)) for trial in trials)
     return table("", "Rung", "Plan", "Outcome", rows=rows)

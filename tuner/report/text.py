@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from registry.plan import Plan
 from registry.record import Measurement, Trial
-from tuner.labels import describe_components
 from tuner.units import format_bytes, format_seconds
-
-
-def plan_label(plan: Plan) -> str:
-    """The short name of a plan, known by what diffusers calls a denoiser in every pipeline."""
-    return describe_components(
-        plan, "unet" if "unet" in plan.pipeline.components else "transformer"
-    )
 
 
 def figures(measurement: Measurement) -> str:

@@ -1,0 +1,198 @@
+"""What `tuner run` does: studies from options, watched while they run, and how they ended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from registry.client import open_registry
+from registry.errors import DeviceBusy, Interrupted, TrialFailed
+from registry.record import Objective, Policy
+from registry.signing import SigningKeys
+from registry.store import Registry
+from registry.workload import Weights, Workload
+from tuner.cli.opening import settings_for
+from tuner.cli.output import print_json, print_rich
+from tuner.cli.workloads import sizes_for
+from tuner.clock import Clock, SystemClock
+from tuner.config import Settings
+from tuner.detect import Detection, detect
+from tuner.foreign import FOREIGN_BYTES
+from tuner.locks import DeviceLock
+from tuner.models import resolve_model
+from tuner.protocol import EnvironmentJob, ModelSpec
+from tuner.report import outcomes
+from tuner.report.lines import LineView
+from tuner.report.live import LiveView
+from tuner.report.progress import RunState
+from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
+from tuner.runner import Limits, Runner
+from tuner.shapes import Size, shapes_of
+from tuner.study import run_study
+from tuner.units import format_bytes
+
+NOTHING_PROVED = 1
+"""Exit code of a run that ended in good order and published nothing."""
+HELLO_LIMIT_S = 120.0
+"""What another interpreter may take to import torch and describe itself."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `tuner run` by their parameter names."""
+
+    model: str
+    budget_bytes: int
+    host_budget_bytes: int | None
+    resolutions: tuple[Size, ...]
+    batch_sizes: tuple[int, ...]
+    separate: bool
+    weights: Weights
+    revision: str | None
+    steps: int | None
+    policy: Policy
+    objective: Objective
+    search: str
+    time_limit_s: float | None
+    share: bool
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    python: Path | None
+    keep_logs: bool
+    gpu: str | None
+    as_json: bool
+    registry_url: str | None
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every study of one command shares."""
+
+    settings: Settings
+    detection: Detection
+    registry: Registry
+    runner: Runner
+    clock: Clock
+
+
+View = LineView | LiveView
+
+
+def tune(options: RunOptions) -> int:
+    """Run the studies that were asked for, print how they ended, and give the exit code.
+
+    Raises the errors of `run_study`, DeviceBusy, and Interrupted saying what is kept.
+    """
+    spec = resolve_model(options.model, weights=options.weights, revision=options.revision)
+    requests = tuple(requests_of(options, spec))
+    settings = settings_for(options.registry_url)
+    detection = detect(options.gpu, settings=settings, own_torch=options.python is None)
+    refuse_a_device_in_use(detection, share=options.share)
+    registry = open_registry(settings.registry)
+    with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
+        python = str(options.python or sys.executable)
+        runner = Runner(python, detection, lock, settings.scratch_dir, environ=settings.environ)
+        if options.python is not None:
+            detection = as_seen_by_worker(runner, detection)
+        place = Workplace(settings, detection, registry, runner, SystemClock())
+        outcomes_ = [_watched(place, request, options) for request in requests]
+    _print(outcomes_, options)
+    return 0 if all(outcome.published for outcome in outcomes_) else NOTHING_PROVED
+
+
+def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
+    """One request for all sizes together, or with --separate one for each."""
+    shapes = shapes_of(sizes_for(spec, options.resolutions), options.batch_sizes)
+    groups = [(shape,) for shape in shapes] if options.separate else [shapes]
+    for group in groups:
+        yield StudyRequest(
+            model=spec,
+            workload=Workload(shapes=group),
+            budget_bytes=options.budget_bytes,
+            host_budget_bytes=options.host_budget_bytes,
+            policy=options.policy,
+            objective=options.objective,
+            exhaustive=options.search == "exhaustive",
+            time_limit_s=options.time_limit_s,
+            steps=options.steps,
+            prompts=options.prompts or DEFAULT_PROMPTS,
+            seeds=options.seeds or DEFAULT_SEEDS,
+            share=options.share,
+            keep_logs=options.keep_logs,
+        )
+
+
+def refuse_a_device_in_use(detection: Detection, *, share: bool) -> None:
+    """Beside a running app neither its figures nor ours would be true."""
+    if detection.foreign_bytes >= FOREIGN_BYTES and not share:
+        name = detection.environment.hardware.name
+        raise DeviceBusy(
+            f"other processes hold {format_bytes(detection.foreign_bytes)} of {name}",
+            hint="Stop them, or tune beside them with --share: the figures are then marked.",
+        )
+
+
+def as_seen_by_worker(runner: Runner, detection: Detection) -> Detection:
+    """The Environment of the interpreter that runs the trials, which is the one that counts."""
+    outcome = runner.run(EnvironmentJob(), Limits(HELLO_LIMIT_S, HELLO_LIMIT_S))
+    if outcome.hello is not None and outcome.failure is None:
+        return replace(detection, environment=outcome.hello.environment)
+    reason = outcome.failure.message if outcome.failure else "it did not describe itself"
+    raise TrialFailed(f"--python cannot run trials: {reason}", hint=f"Its log: {outcome.log_path}")
+
+
+def _watched(place: Workplace, request: StudyRequest, options: RunOptions) -> StudyOutcome:
+    view = view_of(place, request, plain=options.as_json or not sys.stderr.isatty())
+    try:
+        with view:
+            return run_study(
+                request,
+                registry=place.registry,
+                runner=place.runner,
+                detection=place.detection,
+                settings=place.settings,
+                keys=SigningKeys(place.settings.config_dir),
+                clock=place.clock,
+                listener=view,
+            )
+    except (KeyboardInterrupt, Interrupted) as stop:
+        raise interrupted(view.state) from stop
+
+
+def view_of(place: Workplace, request: StudyRequest, *, plain: bool) -> View:
+    """A live view on a terminal; elsewhere, and beside JSON, lines on standard error."""
+    title = f"{request.model.ref.name} at {request.workload.label}"
+    if plain:
+        click.echo(f"{title}, within {format_bytes(request.budget_bytes)}", err=True)
+        return LineView(lambda line: click.echo(line, err=True), place.clock.monotonic_s)
+    title += f", within {format_bytes(request.budget_bytes)}"
+    return LiveView(
+        Console(stderr=True),
+        place.clock.monotonic_s,
+        title=title,
+        time_limit_s=request.time_limit_s,
+    )
+
+
+def interrupted(state: RunState) -> Interrupted:
+    """What is kept, and how to go on."""
+    if state.study_id is None:
+        return Interrupted("interrupted before the first trial; nothing was published")
+    return Interrupted(
+        f"interrupted: {state.all_trials} finished trials are kept in study {state.study_id[:12]}; "
+        "nothing of it was published",
+        hint="Run the same command again to continue.",
+    )
+
+
+def _print(ended: list[StudyOutcome], options: RunOptions) -> None:
+    if options.as_json:
+        print_json([outcomes.as_data(outcome) for outcome in ended])
+        return
+    for outcome in ended:
+        print_rich(*outcomes.parts(outcome))
