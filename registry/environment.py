@@ -1,4 +1,4 @@
-"""The machine a plan was proved on: what cannot be upgraded (`Hardware`) and what can (`Runtime`)."""
+"""The machine a plan was proved on: what is fixed (`Hardware`) and what upgrades (`Runtime`)."""
 
 from __future__ import annotations
 

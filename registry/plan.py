@@ -43,7 +43,7 @@ AttentionBackend = Literal[
 CompileScope = Literal["none", "regional", "whole"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
-INDUCTOR_OPTIONS: dict[str, type[bool] | type[int] | type[str]] = {
+INDUCTOR_OPTIONS: dict[str, type[bool | int | str]] = {
     "conv_1x1_as_mm": bool,
     "coordinate_descent_tuning": bool,
     "coordinate_descent_check_all_directions": bool,
@@ -232,7 +232,7 @@ class Plan(Frozen):
     load or quantize layer by layer, fuse QKV first, set attention, place, then compile.
     """
 
-    format: Literal[1] = PLAN_FORMAT
+    format: Literal[1] = 1
     process: ProcessOptions = ProcessOptions()
     pipeline: PipelineOptions
 

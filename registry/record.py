@@ -77,8 +77,9 @@ class PeakMemory(Frozen):
 class Measurement(Frozen):
     """One trial's outcome. `contaminated` names foreign load seen on the device, if any.
 
-    `layer_types` counts resolved weight classes per component ("transformer": {"Linear/Float8Tensor":
-    304}); `graphs`, `graph_breaks` and `recompiles` are dynamo's counters after warm-up.
+    `layer_types` counts resolved weight classes per component ("transformer":
+    {"Linear/Float8Tensor": 304}); `graphs`, `graph_breaks` and `recompiles` are dynamo's
+    counters after warm-up.
     """
 
     rung: Rung

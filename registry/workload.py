@@ -27,7 +27,7 @@ class ModelRef(Frozen):
 
 
 class Shape(Frozen):
-    """One picture request: pixels, batch, length of the text, and whether guidance doubles the batch.
+    """One picture request: pixels, batch, text length, and whether guidance doubles the batch.
 
     `text_tokens` None is the pipeline's own default. `weight` is the share of requests, relative.
     """

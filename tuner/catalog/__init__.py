@@ -31,7 +31,9 @@ class TokenizerSpec(Frozen):
 class ComponentSpec(Frozen):
     """A class of diffusers or transformers by its dotted name, and its config; or a tokenizer."""
 
-    class_name: str | None = Field(default=None, alias="class", pattern=r"^(diffusers|transformers)\.\w+$")
+    class_name: str | None = Field(
+        default=None, alias="class", pattern=r"^(diffusers|transformers)\.\w+$"
+    )
     config: FrozenMapping[Any] = Field(default={}, validate_default=True)
     tokenizer: TokenizerSpec | None = None
 

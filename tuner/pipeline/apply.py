@@ -84,7 +84,7 @@ def _rebuild(name: str, module: nn.Module, plan: Plan, device: torch.device) -> 
     module.to(DTYPES[plan.pipeline.dtype])
     if plan.pipeline.fuse_qkv:
         fuse(module)
-    weights = ModuleWeights({key: item for key, item in module.named_parameters()})
+    weights = ModuleWeights(dict(module.named_parameters()))
     component = plan.pipeline.component(name)
     materialise(name, module, weights, component, device, nothing_done)
 
@@ -146,7 +146,7 @@ def _before_placement(module: nn.Module, component: ComponentPlan, plan: Plan) -
     if backend != "default" and is_denoiser(module):
         module.set_attention_backend(backend)  # type: ignore[operator]
     if component.channels_last:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def is_denoiser(module: nn.Module) -> bool:

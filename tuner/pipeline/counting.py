@@ -135,7 +135,7 @@ def count_call(
 
 
 def _linear_hook(name: str, tally: Tally) -> Callable[[nn.Module, Any, Any], None]:
-    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
         rows = output.numel() // output.shape[-1]
         tally.linear_rows[name] = tally.linear_rows.get(name, 0) + rows
         weight = layer._parameters["weight"]
@@ -145,7 +145,7 @@ def _linear_hook(name: str, tally: Tally) -> Callable[[nn.Module, Any, Any], Non
 
 
 def _convolution_hook(tally: Tally) -> Callable[[nn.Module, Any, Any], None]:
-    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
         weight = layer._parameters["weight"]
         if weight is not None:
             positions = output.numel() // output.shape[1]

@@ -43,7 +43,7 @@ UNSTABLE_CONFIG_KEYS = frozenset(
 )
 """Config keys that change with the library or the saver and not with the model."""
 
-Done = Callable[[str, int, int], None]
+Done = Callable[[str, int, int, str], None]
 
 
 def take_inventory(spec: ModelSpec, workload: Workload, done: Done) -> ModelInventory:
@@ -58,7 +58,7 @@ def take_inventory(spec: ModelSpec, workload: Workload, done: Done) -> ModelInve
     profiles = []
     for number, shape in enumerate(workload.shapes):
         profiles.append(_profile(pipe, shape))
-        done("inventory", number + 1, len(workload.shapes))
+        done("inventory", number + 1, len(workload.shapes), shape.label)
     architecture = digest([skeleton.pipeline_class, _configs(skeleton)])
     return ModelInventory(
         pipeline_class=skeleton.pipeline_class,
@@ -151,7 +151,7 @@ def _can_fuse(module: nn.Module) -> bool:
 def _phantom_pipeline(skeleton: Skeleton) -> Any:
     pipe = skeleton.pipeline()
     pipe.set_progress_bar_config(disable=True)
-    on_cpu = property(lambda self: torch.device("cpu"))
+    on_cpu = property(lambda _: torch.device("cpu"))
     phantom = type(pipe).__name__
     pipe.__class__ = type(phantom, (type(pipe),), {"_execution_device": on_cpu, "device": on_cpu})
     for module in skeleton.modules.values():

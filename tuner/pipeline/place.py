@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,16 +33,14 @@ def place(pipe: Any, options: PipelineOptions, device: torch.device) -> None:
 
 def pipeline_modules(pipe: Any) -> dict[str, nn.Module]:
     """The pipeline's components that hold weights, by name."""
-    return {
-        name: item for name, item in pipe.components.items() if isinstance(item, nn.Module)
-    }
+    return {name: item for name, item in pipe.components.items() if isinstance(item, nn.Module)}
 
 
-def _place_whole(pipe: Any, kind: str, kinds: dict[str, str], device: torch.device) -> None:
+def _place_whole(pipe: Any, kind: str, kinds: Mapping[str, str], device: torch.device) -> None:
     others = sorted(name for name, own in kinds.items() if own != kind)
     if others:
         raise InvalidPlan(
-            f"{kind} is for all components of a pipeline, but {', '.join(others)} are placed otherwise"
+            f"{kind} is for all components of a pipeline; placed otherwise: {', '.join(others)}"
         )
     if kind == "model_offload":
         pipe.enable_model_cpu_offload(device=device)
@@ -49,7 +48,9 @@ def _place_whole(pipe: Any, kind: str, kinds: dict[str, str], device: torch.devi
         pipe.enable_sequential_cpu_offload(device=device)
 
 
-def _place_one(name: str, module: nn.Module, options: PipelineOptions, device: torch.device) -> None:
+def _place_one(
+    name: str, module: nn.Module, options: PipelineOptions, device: torch.device
+) -> None:
     placement = options.component(name).placement
     if placement.kind == "resident":
         module.to(device)
@@ -62,7 +63,7 @@ def _place_one(name: str, module: nn.Module, options: PipelineOptions, device: t
 
 
 def _group_offload(module: nn.Module, placement: GroupOffload, device: torch.device) -> None:
-    from diffusers.hooks import apply_group_offloading
+    from diffusers.hooks.group_offloading import apply_group_offloading
 
     block = placement.granularity == "block"
     apply_group_offloading(

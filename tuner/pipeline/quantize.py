@@ -64,7 +64,9 @@ def quantize_layer(module: nn.Module, scheme: Scheme) -> None:
     layer as it was: a plan is applied as written or not at all."""
     from torchao.quantization import quantize_
 
-    quantize_(module, scheme_config(scheme), filter_fn=lambda layer, _: isinstance(layer, nn.Linear))
+    quantize_(
+        module, scheme_config(scheme), filter_fn=lambda layer, _: isinstance(layer, nn.Linear)
+    )
     if not is_quantized(module):
         shape = tuple(module.weight.shape) if isinstance(module.weight, torch.Tensor) else ()
         raise InvalidPlan(f"torchao left a layer of shape {shape} unquantized under {scheme!r}")

@@ -30,7 +30,10 @@ def captured_steps(steps: int) -> tuple[int, ...]:
 
 def reference_path(folder: Path, shape: Shape, pair: int) -> Path:
     """The file of one shape and one (prompt, seed) pair."""
-    return folder / f"{shape.width}x{shape.height}x{shape.frames}b{shape.batch_size}-{pair}.safetensors"
+    return (
+        folder
+        / f"{shape.width}x{shape.height}x{shape.frames}b{shape.batch_size}-{pair}.safetensors"
+    )
 
 
 class Capture:
@@ -129,6 +132,5 @@ def _place(values: dict[str, Any], path: str, value: Any) -> None:
 
 def first_tensor(output: Any) -> torch.Tensor:
     """The prediction in a denoiser's output: a tuple's first, or a named output's first field."""
-    found = output if isinstance(output, torch.Tensor) else output[0]
-    assert isinstance(found, torch.Tensor)
+    found: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
     return found

@@ -75,8 +75,8 @@ class Scorer:
         noise = float(peak_signal_noise_ratio(found, wanted, data_range=(0.0, 1.0)))
         psnr = min(CEILING_DB, noise) if math.isfinite(noise) else CEILING_DB
         ssim = structural_similarity_index_measure(found, wanted, data_range=(0.0, 1.0))
-        assert isinstance(ssim, torch.Tensor)
-        return [self._score("psnr_db", psnr), self._score("ssim", float(ssim))]
+        mean = ssim[0] if isinstance(ssim, tuple) else ssim
+        return [self._score("psnr_db", psnr), self._score("ssim", float(mean))]
 
     def _score(self, metric: Metric, value: float, step: int | None = None) -> QualityScore:
         return QualityScore(

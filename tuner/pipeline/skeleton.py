@@ -110,7 +110,9 @@ def _text_model(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     return model.eval()
 
 
-def _fill_optional(pipeline_class: str, modules: dict[str, nn.Module], others: dict[str, Any]) -> None:
+def _fill_optional(
+    pipeline_class: str, modules: dict[str, nn.Module], others: dict[str, Any]
+) -> None:
     """Constructors name their optional components too (FLUX's image encoder): None for those."""
     factory = library_class(f"diffusers.{pipeline_class}")
     for name in factory._optional_components:
@@ -136,7 +138,7 @@ def download(spec: ModelSpec) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnknownModel(
             f"cannot get {spec.hub_id!r} from the hub: {reason}",
-            hint="Download it where there is a network, then pass the folder: --model /path/to/folder"
+            hint="Download it where there is a network and pass the folder: --model /path/to/folder"
             " (or tune speed and memory alone with --weights random).",
         ) from None
     return Path(found)
@@ -173,7 +175,9 @@ def _folder_component(
     if not issubclass(factory, nn.Module):
         return factory.from_pretrained(str(folder)), config
     if library == "transformers":
-        return _text_model(factory, factory.config_class.from_pretrained(str(folder)), dtype), config
+        return _text_model(
+            factory, factory.config_class.from_pretrained(str(folder)), dtype
+        ), config
     with _on_meta(dtype):
         return factory.from_config(factory.load_config(str(folder))).eval(), config
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -81,7 +82,7 @@ def run_request(
     end = clock.mark()
     clock.wait()
     latency_s = time.perf_counter() - wall_start
-    gaps = [clock.elapsed_s(a, b) * 1000.0 for a, b in zip(marks, marks[1:], strict=False)]
+    gaps = [clock.elapsed_s(a, b) * 1000.0 for a, b in pairwise(marks)]
     return RequestTimes(
         latency_s=latency_s,
         encode_s=clock.elapsed_s(start, encoded[0]) if encoded else 0.0,

@@ -1,4 +1,4 @@
-"""One trial, start to result: load the plan, warm every shape, time it, score it, keep artifacts."""
+"""One trial, start to result: load, warm every shape, time, score, keep artifacts."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ class TrialRun:
             if done % 64 == 0 or done == total:
                 self.report("load", done, total, component)
 
-        self.pipe = load(
-            self.job.model, self.job.plan, self.device.torch_device, on_layer=on_layer
-        )
+        self.pipe = load(self.job.model, self.job.plan, self.device.torch_device, on_layer=on_layer)
         self.clock.wait()
         self.load_s = time.perf_counter() - start
         self.load_peak_bytes = self.device.reserved_peak_bytes()
@@ -186,9 +184,7 @@ class TrialRun:
                     times = self._request(shape, prompt, seed, steps, "pt", "reference")
                 if not bool(torch.isfinite(times.images).all()):
                     raise QualityRejectedError("the reference picture holds NaN or infinity")
-                capture.save(
-                    reference_path(folder, shape, pair), times.embeddings, times.images
-                )
+                capture.save(reference_path(folder, shape, pair), times.embeddings, times.images)
 
     def _score(self) -> tuple[QualityScore, ...]:
         if self.job.reference_in is None:
@@ -208,6 +204,7 @@ class TrialRun:
         path = reference_path(Path(str(self.job.reference_in)), shape, pair)
         scorer = Scorer(Reference(path), shape, prompt, seed)
         scores = scorer.trajectory(self.denoiser, device)
+        self.pipe.maybe_free_model_hooks()
         if self.job.rung == "denoiser":
             return scores
         times = self._request(shape, prompt, seed, self._steps(), "pt", "score")

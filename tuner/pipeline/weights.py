@@ -49,9 +49,17 @@ class RandomWeights:
         return filled.normal_(mean, deviation, generator=generator)
 
 
+T5_QUERY = "SelfAttention.q.weight"
+T5_HEAD_FEATURES = 64
+"""T5 leaves the 1/sqrt(d) of attention to its query weights, as its own initialisation does."""
+
+
 def _scale(name: str, like: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation."""
     if like.dim() >= 2:
         fan_in = math.prod(like.shape[1:])
+        if name.endswith(T5_QUERY):
+            fan_in *= T5_HEAD_FEATURES
         return 0.0, 1.0 / math.sqrt(fan_in)
     if name.endswith("weight"):
         return 1.0, 0.02
@@ -92,14 +100,15 @@ class ModuleWeights:
         return self._tensors[name].detach().to(device=device, dtype=like.dtype)
 
 
+FUSED_PARTS = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+
+
 class FusedWeights:
     """Another source, with fused QKV projections made from their parts as they are asked for."""
-
-    PARTS = {
-        "to_qkv": ("to_q", "to_k", "to_v"),
-        "to_kv": ("to_k", "to_v"),
-        "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
-    }
 
     def __init__(self, inner: WeightSource) -> None:
         self._inner = inner
@@ -107,9 +116,9 @@ class FusedWeights:
     def tensor(self, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
         prefix, _, leaf = name.rpartition(".")
         owner, _, layer = prefix.rpartition(".")
-        if layer not in self.PARTS:
+        if layer not in FUSED_PARTS:
             return self._inner.tensor(name, like, device)
-        parts = self.PARTS[layer]
+        parts = FUSED_PARTS[layer]
         rows = like.shape[0] // len(parts)
         piece = like.new_empty((rows, *like.shape[1:]), device="meta")
         read = [self._inner.tensor(f"{owner}.{part}.{leaf}", piece, device) for part in parts]

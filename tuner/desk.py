@@ -1,0 +1,198 @@
+"""Runs one trial for a study: makes its job and limits, and turns the outcome into a Trial."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import TrialFailed
+from registry.plan import Plan
+from registry.record import ArtifactRef, Estimate, Failure, Quality, Rung, Trial
+from registry.store import Registry
+from tuner.clock import Clock
+from tuner.event_stream import AnyEvent
+from tuner.events import Listener, MemorySample, WorkerProgress
+from tuner.gate import judge
+from tuner.protocol import InventoryJob, InventoryResult, Progress, TrialJob, TrialResult
+from tuner.request import StudyRequest
+from tuner.runner import Limits, Outcome, Runner
+from tuner.sampler import Sample
+
+TRIAL_LIMIT_S = 3600.0
+SILENCE_LIMIT_S = 900.0
+"""Longer than any known compilation of one graph is silent."""
+QUICK_S = 5.0
+SLOW_S = 20.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial, and what its worker said beside the measurement."""
+
+    trial: Trial
+    result: TrialResult | None
+    outcome: Outcome
+
+
+class TrialDesk:
+    """`folder` is the study's own: references, captured artifacts, compile caches."""
+
+    def __init__(
+        self,
+        request: StudyRequest,
+        runner: Runner,
+        registry: Registry,
+        folder: Path,
+        clock: Clock,
+        listener: Listener,
+    ) -> None:
+        self.request, self.folder = request, folder
+        self._runner, self._registry = runner, registry
+        self._clock, self._listener = clock, listener
+
+    @property
+    def reference_dir(self) -> Path:
+        return self.folder / "reference"
+
+    def artifact_path(self, plan: Plan) -> Path:
+        """Where the compile cache of a plan is captured."""
+        return self.folder / "artifacts" / f"{plan.digest}.bin"
+
+    def take_inventory(self) -> InventoryResult:
+        """Raises TrialFailed with the worker's own words."""
+        job = InventoryJob(model=self.request.model, workload=self.request.workload)
+        outcome = self._run(job, TRIAL_LIMIT_S)
+        if isinstance(outcome.result, InventoryResult):
+            self._clean(outcome, keep=False)
+            return outcome.result
+        reason = outcome.failure.message if outcome.failure else "the worker sent no result"
+        raise TrialFailed(
+            f"the model could not be counted: {reason}", hint=f"Log: {outcome.log_path}"
+        )
+
+    def baseline(self, plan: Plan, estimate: Estimate) -> Finished:
+        """The reference: trajectories and pictures kept, whole requests timed."""
+        repeats = 1 if estimate.latency_s > SLOW_S else 2
+        job = self._job(plan, "pipeline", self.folder / "compile", repeats)
+        job = job.model_copy(update={"reference_out": str(self.reference_dir)})
+        return self._finish(plan, estimate, job, None)
+
+    def measure(
+        self, rung: Rung, plan: Plan, estimate: Estimate, limit_s: float | None
+    ) -> Finished:
+        """A candidate at the denoiser or pipeline rung, held against the reference."""
+        job = self._job(plan, rung, self.folder / "compile", self._repeats(estimate))
+        update = {"reference_in": str(self.reference_dir)}
+        if rung == "pipeline" and compiles(plan):
+            self.artifact_path(plan).parent.mkdir(parents=True, exist_ok=True)
+            update["artifact_out"] = str(self.artifact_path(plan))
+        return self._finish(plan, estimate, job.model_copy(update=update), limit_s)
+
+    def replay(
+        self,
+        plan: Plan,
+        estimate: Estimate,
+        artifact: ArtifactRef | None,
+        *,
+        whole: bool,
+        limit_s: float | None,
+    ) -> Finished:
+        """A fresh process with an empty compile cache and only what would be published. `whole`
+        times as many requests as a proof needs; otherwise one."""
+        cache = self.folder / "replay-cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        job = self._job(plan, "replay", cache, self._repeats(estimate) if whole else 1)
+        if artifact is not None:
+            path = self._registry.artifact_path(artifact)
+            update = {"artifact_in": str(path), "artifact_in_sha256": artifact.sha256}
+            job = job.model_copy(update=update)
+        try:
+            return self._finish(plan, estimate, job, limit_s)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+
+    def _repeats(self, estimate: Estimate) -> int:
+        if estimate.latency_s < QUICK_S:
+            return 5
+        return 3 if estimate.latency_s < SLOW_S else 2
+
+    def _job(self, plan: Plan, rung: Rung, cache: Path, repeats: int) -> TrialJob:
+        cache.mkdir(parents=True, exist_ok=True)
+        return TrialJob(
+            model=self.request.model,
+            workload=self.request.workload,
+            plan=plan,
+            rung=rung,
+            budget_bytes=self.request.budget_bytes,
+            steps=self.request.steps,
+            repeats=repeats,
+            prompts=self.request.prompts,
+            seeds=self.request.seeds,
+            compile_cache_dir=str(cache),
+        )
+
+    def _run(self, job: TrialJob | InventoryJob, limit_s: float) -> Outcome:
+        limits = Limits(
+            wall_s=limit_s,
+            progress_s=min(limit_s, SILENCE_LIMIT_S),
+            device_bytes=job.budget_bytes if isinstance(job, TrialJob) else None,
+            host_bytes=self.request.host_budget_bytes,
+        )
+        return self._runner.run(job, limits, self._on_event, on_sample=self._on_sample)
+
+    def _finish(
+        self, plan: Plan, estimate: Estimate, job: TrialJob, limit_s: float | None
+    ) -> Finished:
+        started_at = self._clock.now()
+        outcome = self._run(job, limit_s or TRIAL_LIMIT_S)
+        result = outcome.result if isinstance(outcome.result, TrialResult) else None
+        failure = outcome.failure or self._over_budget(result)
+        keep = failure is not None or self.request.keep_logs
+        trial = Trial(
+            rung=job.rung,
+            plan=plan,
+            estimate=estimate,
+            measurement=result.measurement if result and failure is None else None,
+            failure=failure,
+            quality=self._quality(job, result) if result and failure is None else None,
+            started_at=started_at,
+            duration_s=outcome.duration_s,
+            log=self._clean(outcome, keep=keep),
+        )
+        return Finished(trial, result, outcome)
+
+    def _over_budget(self, result: TrialResult | None) -> Failure | None:
+        """The allocator's cap leaves a margin for libraries; the budget itself does not."""
+        if result is None:
+            return None
+        peak = result.measurement.memory.peak_vram_bytes
+        if peak <= self.request.budget_bytes:
+            return None
+        message = f"peak of {peak} bytes is over the budget of {self.request.budget_bytes}"
+        return Failure(kind="out_of_memory", message=message)
+
+    def _quality(self, job: TrialJob, result: TrialResult) -> Quality | None:
+        if job.reference_in is None:
+            return None
+        return judge(result.scores, self.request.policy, result.calibrated)
+
+    def _clean(self, outcome: Outcome, *, keep: bool) -> ArtifactRef | None:
+        """The log into the registry where it is worth keeping; the trial's folder away."""
+        kept = None
+        if keep and outcome.log_path.is_file():
+            kept = self._registry.put_artifact("log", outcome.log_path)
+        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
+        return kept
+
+    def _on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Progress):
+            self._listener(WorkerProgress(event.phase, event.done, event.total))
+
+    def _on_sample(self, sample: Sample) -> None:
+        self._listener(MemorySample(sample.device_growth_bytes, self.request.budget_bytes))
+
+
+def compiles(plan: Plan) -> bool:
+    """Whether anything of the plan is compiled, so that there is a cache to keep."""
+    return any(item.compilation.scope != "none" for item in plan.pipeline.components.values())

@@ -1,0 +1,84 @@
+"""What a study is asked, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.digest import digest
+from registry.environment import Environment
+from registry.inventory import ModelInventory
+from registry.record import Measurement, Objective, Policy, TuningRecord
+from registry.workload import Workload
+from tuner.protocol import ModelSpec
+from tuner.space import SPACE_VERSION
+
+DEFAULT_PROMPTS = (
+    "a red circle left of a blue square on white paper",
+    "a lighthouse on a cliff at dusk, waves below, oil painting",
+)
+DEFAULT_SEEDS = (0, 1)
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """One model, one workload, one budget. `steps` None is the model's default number.
+
+    `prompts` and `seeds` are compared side by side, the shorter list repeated.
+    """
+
+    model: ModelSpec
+    workload: Workload
+    budget_bytes: int
+    host_budget_bytes: int | None = None
+    policy: Policy = "balanced"
+    objective: Objective = "latency"
+    exhaustive: bool = False
+    time_limit_s: float | None = None
+    steps: int | None = None
+    prompts: tuple[str, ...] = DEFAULT_PROMPTS
+    seeds: tuple[int, ...] = DEFAULT_SEEDS
+    share: bool = False
+    keep_logs: bool = False
+
+    def identity(self, inventory: ModelInventory, environment: Environment) -> str:
+        """Equal for the same question on the same machine: such a study is continued. The time
+        limit is no part of it."""
+        return digest(
+            [
+                inventory.architecture,
+                inventory.weights,
+                self.workload.digest,
+                environment.hardware.digest,
+                environment.runtime.digest,
+                SPACE_VERSION,
+                self.provenance(),
+            ]
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What decides the study's course, as JSON."""
+        return {
+            "budget_bytes": self.budget_bytes,
+            "host_budget_bytes": self.host_budget_bytes,
+            "policy": self.policy,
+            "objective": self.objective,
+            "exhaustive": self.exhaustive,
+            "steps": self.steps,
+            "prompts": list(self.prompts),
+            "seeds": list(self.seeds),
+        }
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """How a study ended. `published` are record ids, best first; `best` is the first of them.
+    `untried` are one-line labels of what was not measured; `notes` are for people."""
+
+    study_id: str
+    published: tuple[str, ...]
+    best: TuningRecord | None
+    baseline: Measurement | None
+    trials: int
+    untried: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
