@@ -39,7 +39,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent view. Raises the errors of `registry.errors.RegistryError`."""
-        with self._translated(), self._engine.connect() as connection, connection.begin():
+        with self._translated(), self._reader() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -70,11 +70,11 @@ class Database:
         """
         if not self._driver.wal_is_safe:
             return
-        try:
-            with self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
+            try:
                 sqlite.set_journal_mode(connection.connection.dbapi_connection, "WAL")
-        except self._driver.module.OperationalError:
-            return
+            except self._driver.module.OperationalError:
+                return
 
     def _leave_unsafe_wal(self, connection: Connection) -> None:
         """A newer SQLite left the file in WAL mode, and this one would corrupt it. Once left, the
@@ -91,13 +91,21 @@ class Database:
                 hint="Install pysqlite3 here, or try again when nobody else uses it.",
             ) from error
 
+    def _reader(self) -> Connection:
+        """In WAL mode a reader makes a lock file. Where it cannot (a read-only folder, a full disk)
+        and no log lies beside the database, nobody is writing: it is read as it lies."""
+        try:
+            return self._engine.connect()
+        except DBAPIError as error:
+            if not sqlite.refuses_locks(error) or _has_log(self.path):
+                raise
+            return _engine(self.path, self._driver, "immutable").connect()
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            raise sqlite.translate(error.orig, self.path) from error
-        except self._driver.module.Error as error:
+        except (DBAPIError, self._driver.module.Error) as error:
             raise sqlite.translate(error, self.path) from error
         except UnicodeDecodeError as error:  # the driver reads SQLite's own message about damage
             raise sqlite.corrupt(self.path, str(error)) from error
@@ -125,25 +133,12 @@ def open_database(path: Path, *, create: bool) -> Database:
     """
     if not path.exists():
         return _create(path, create)
-    database, state = _open_existing(path)
+    database = Database(path, sqlite.best_driver(), "rw")
+    state = database.schema_state()
     if state.revision is None:
         return _create(path, create)
     database.refusal = check_schema(state, path)
     return database
-
-
-def _open_existing(path: Path) -> tuple[Database, SchemaState]:
-    """In a read-only folder a database in WAL mode cannot make its lock file; without a log
-    beside it nobody is writing, and it is read as it lies."""
-    driver = sqlite.best_driver()
-    database = Database(path, driver, "rw")
-    try:
-        return database, database.schema_state()
-    except RegistryReadOnly:
-        if _has_log(path):
-            raise
-        database = Database(path, driver, "immutable")
-        return database, database.schema_state()
 
 
 def _has_log(path: Path) -> bool:

@@ -11,6 +11,8 @@ from types import ModuleType
 from typing import Any, Literal
 from urllib.parse import quote
 
+from sqlalchemy.exc import DBAPIError
+
 from registry.errors import (
     RegistryCorrupt,
     RegistryError,
@@ -76,12 +78,21 @@ def connector(driver: Driver, path: Path, mode: OpenMode) -> Callable[[], Any]:
         connection = driver.module.connect(
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
-        connection.text_factory = _decode
-        for pragma in ("foreign_keys=ON", "synchronous=FULL", "trusted_schema=OFF"):
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            _set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     return connect
+
+
+def _set_up(connection: Any) -> None:
+    """The last line touches the file, so what is wrong with it shows before the first query."""
+    connection.text_factory = _decode
+    for pragma in ("foreign_keys=ON", "synchronous=FULL", "trusted_schema=OFF", "schema_version"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _decode(data: bytes) -> str:
@@ -102,10 +113,26 @@ def set_journal_mode(connection: Any, mode: Literal["WAL", "DELETE"]) -> None:
     connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
 
 
-def translate(error: BaseException | None, path: Path) -> RegistryError:
-    """The one place where SQLite's errors become ours. `error` is the driver's own."""
-    detail, code = str(error), getattr(error, "sqlite_errorcode", None)
-    if not isinstance(code, int):
+def error_code(error: Exception) -> int | None:
+    """SQLite's extended result code; None for an error that SQLite did not raise."""
+    code = getattr(_drivers_own(error), "sqlite_errorcode", None)
+    return code if isinstance(code, int) else None
+
+
+def _drivers_own(error: Exception) -> BaseException | None:
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def refuses_locks(error: Exception) -> bool:
+    """What a reader meets where the lock file of WAL mode cannot be made."""
+    code = error_code(error)
+    return code is not None and (code & 0xFF in (_CANTOPEN, _READONLY) or code in _CANNOT_GROW)
+
+
+def translate(error: Exception, path: Path) -> RegistryError:
+    """The one place where SQLite's errors become ours."""
+    detail, code = str(_drivers_own(error)), error_code(error)
+    if code is None:
         return _other(path, detail)
     if code in (_READONLY_ROLLBACK, _READONLY_RECOVERY):
         return RegistryReadOnly(

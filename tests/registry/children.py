@@ -191,6 +191,15 @@ def answers_when_read_only(path: Path) -> list[str]:
     return said
 
 
+def answers_under_limit(path: Path, limit_bytes: int) -> list[str]:
+    """As on a full disk: what was published is still found."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    registry = open_registry(path, create=False)
+    (found,) = registry.candidates()
+    registry.note_fetch(found.record.id, samples.NOW)
+    return [registry.record(found.record.id).record.id]
+
+
 def create_when_read_only(path: Path) -> None:
     drop_privileges()
     open_registry(path)

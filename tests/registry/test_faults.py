@@ -115,6 +115,12 @@ def test_a_full_disk_while_creating(path: Path) -> None:
     assert open_registry(path).check() == []
 
 
+def test_a_full_disk_still_answers(path: Path, sqlite_driver: str) -> None:
+    record = samples.record()
+    open_registry(path).publish([record], now=NOW)
+    assert children.alone(children.answers_under_limit, path, 100) == [record.id]
+
+
 # Without permission
 
 
