@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, get_args
 
+from pydantic import ConfigDict
 from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
 
 from registry.base import Frozen
@@ -39,6 +40,9 @@ class StoredRecord(Frozen):
     taken out of service. `signature`, None if unsigned, is over `statement`: the bytes as they
     were stored, which a newer release might write otherwise.
     """
+
+    # Built when first written as JSON: answering an app needs the values only.
+    model_config = ConfigDict(defer_build=True)
 
     record: TuningRecord
     status: RecordStatus
@@ -108,7 +112,7 @@ def stored(row: AnyRow) -> StoredRecord:
     check_columns(row, derived_columns(record), what)
     if row.status not in get_args(RecordStatus):
         raise corrupt(what, f"its status is {row.status!r}")
-    return StoredRecord(
+    return StoredRecord.model_construct(
         record=record,
         status=row.status,
         fetches=row.fetches or 0,

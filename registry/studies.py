@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import ConfigDict
 from sqlalchemy import Connection, insert, select, update
 
 from registry.base import Frozen, FrozenMapping
@@ -39,6 +40,8 @@ UNFINISHED = ("running", "interrupted")
 
 class StudyBody(Frozen):
     """What a study was asked, fixed at its start. `request` is provenance: command options."""
+
+    model_config = ConfigDict(defer_build=True)
 
     identity: str
     model: ModelRef
