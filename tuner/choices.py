@@ -1,0 +1,187 @@
+"""The sensible values of each choice for one model on one machine; `space` combines them.
+
+Simple choices come first: among equal predictions the search tries the simpler plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.environment import Environment
+from registry.inventory import ComponentInventory, ModelInventory
+from registry.plan import (
+    AttentionBackend,
+    Compilation,
+    CompileScope,
+    Dtype,
+    GroupOffload,
+    ModelOffload,
+    Placement,
+    Quantization,
+    ReleaseAfterUse,
+    Resident,
+    Scheme,
+    SequentialOffload,
+    VaeOptions,
+)
+from registry.workload import Workload
+from tuner.labels import LIGHT_PATTERN
+from tuner.layers import few_row_layers, name_patterns, quantized_layers
+
+SCHEMES: tuple[Scheme, ...] = (
+    "none",
+    "float8_dynamic_row",
+    "float8_dynamic_tensor",
+    "int8_dynamic",
+    "float8_weight_only",
+    "int8_weight_only",
+)
+TEXT_SCHEMES: tuple[Scheme, ...] = (
+    "none",
+    "float8_weight_only",
+    "int8_weight_only",
+    "float8_dynamic_row",
+)
+ATTENTION_BACKENDS: tuple[AttentionBackend, ...] = (
+    *("default", "_native_cudnn", "_native_flash", "_native_efficient", "_native_math"),
+    *("flash", "flash_varlen", "_flash_3", "sage", "xformers"),
+)
+SENSITIVE_PATTERNS = ("*embed*", "norm_out*", "proj_out")
+"""Embeddings and the last layers: few bytes, much of the picture."""
+TEXT_SENSITIVE_PATTERNS = ("*embed*", "lm_head", "text_projection")
+MODULATION_PATTERNS = (LIGHT_PATTERN,)
+MINIMUM_FEATURES = 1024
+"""Smaller layers gain nothing from quantization on a GPU."""
+LARGE_SHARE = 0.05
+"""A text encoder under this share of the pipeline's weights is not worth quantizing."""
+TUNED_OPTIONS = {
+    "coordinate_descent_check_all_directions": True,
+    "coordinate_descent_tuning": True,
+}
+"""Inductor's search over kernel parameters, as diffusers' own guides set it."""
+MANY_SHAPES_RECOMPILE_LIMIT = 64
+STREAM_LEAF = GroupOffload(granularity="leaf", stream=True)
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """Limits a user sets on the search; None leaves a choice free. `placements` are kinds
+    ("resident", "group_offload", …) of the denoiser."""
+
+    schemes: frozenset[Scheme] | None = None
+    text_schemes: frozenset[Scheme] | None = None
+    attention_backends: frozenset[AttentionBackend] | None = None
+    scopes: frozenset[CompileScope] | None = None
+    placements: frozenset[str] | None = None
+    fuse_qkv: bool | None = None
+    vae_tiling: bool | None = None
+    channels_last: bool | None = None
+
+
+def default_dtype(environment: Environment) -> Dtype:
+    """bfloat16 where it is computed in hardware. Otherwise float16 on a GPU (before compute
+    capability 8.0) and float32 on a CPU, which would emulate either."""
+    capability = environment.hardware.compute_capability
+    if environment.hardware.device == "cuda":
+        return "float16" if capability is not None and capability < (8, 0) else "bfloat16"
+    return "bfloat16" if "bf16" in (environment.runtime.cpu_isa or "") else "float32"
+
+
+def denoiser_quantizations(inventory: ModelInventory) -> tuple[Quantization, ...]:
+    """Each scheme twice: with the modulation layers, and light, without them and every other layer
+    that sees one row per picture: more bytes, but faster and closer to the original."""
+    denoiser = inventory.denoiser
+    few = name_patterns(few_row_layers(inventory, denoiser.name))
+    light = tuple(sorted({*SENSITIVE_PATTERNS, *MODULATION_PATTERNS, *few}))
+    found: list[Quantization] = []
+    for scheme in SCHEMES:
+        variants = [_quantization(denoiser, scheme, skip) for skip in (light, SENSITIVE_PATTERNS)]
+        if _same_layers(denoiser, *variants):
+            variants = variants[1:]
+        found += variants
+    return tuple(dict.fromkeys(found))
+
+
+def text_quantization(encoder: ComponentInventory, scheme: Scheme) -> Quantization:
+    """One scheme for a text encoder, embeddings and projections of pooled embeddings apart."""
+    return _quantization(encoder, scheme, TEXT_SENSITIVE_PATTERNS)
+
+
+def _quantization(
+    component: ComponentInventory, scheme: Scheme, skip: tuple[str, ...]
+) -> Quantization:
+    if scheme == "none":
+        return Quantization()
+    return Quantization(scheme=scheme, skip=skip, min_features=minimum_features(component))
+
+
+def minimum_features(component: ComponentInventory) -> int:
+    """`MINIMUM_FEATURES`, or 0 for a model too small to have such layers, as in demos."""
+    largest = max(
+        (min(layer.in_features, layer.out_features) for layer in component.linears), default=0
+    )
+    return MINIMUM_FEATURES if largest >= MINIMUM_FEATURES else 0
+
+
+def _same_layers(component: ComponentInventory, first: Quantization, second: Quantization) -> bool:
+    return quantized_layers(component, first) == quantized_layers(component, second)
+
+
+def large_text_encoders(inventory: ModelInventory) -> tuple[ComponentInventory, ...]:
+    """Those that weigh enough to matter; all of them where none does."""
+    total = sum(component.elements for component in inventory.components)
+    encoders = inventory.text_encoders
+    return tuple(item for item in encoders if item.elements >= LARGE_SHARE * total) or encoders
+
+
+def compilations(inventory: ModelInventory, workload: Workload | None) -> tuple[Compilation, ...]:
+    """Regional before whole; several shapes compile once with dynamic sizes."""
+    dynamic = True if workload is not None and len(workload.shapes) > 1 else None
+    has_blocks = bool(inventory.denoiser.repeated_blocks)
+    regional = (
+        Compilation(scope="regional", dynamic=dynamic, fullgraph=True),
+        Compilation(
+            scope="regional", dynamic=dynamic, fullgraph=True, inductor_options=TUNED_OPTIONS
+        ),
+        Compilation(
+            scope="regional", mode="max-autotune-no-cudagraphs", dynamic=dynamic, fullgraph=True
+        ),
+    )
+    whole = (
+        Compilation(scope="whole", dynamic=dynamic),
+        Compilation(scope="whole", mode="reduce-overhead", dynamic=dynamic),
+    )
+    return (Compilation(), *(regional if has_blocks else regional[:1]), *whole)
+
+
+def offloaded_compilations(inventory: ModelInventory) -> tuple[Compilation, ...]:
+    """Hooks break the graph, and the link sets the pace: the plain kind, or none."""
+    scope: CompileScope = "regional" if inventory.denoiser.repeated_blocks else "whole"
+    return (Compilation(), Compilation(scope=scope))
+
+
+def offloads() -> tuple[Placement, ...]:
+    """Of the denoiser, from fast to slow."""
+    return (
+        ModelOffload(),
+        STREAM_LEAF,
+        GroupOffload(granularity="block", stream=True),
+        GroupOffload(granularity="leaf", stream=False),
+        GroupOffload(granularity="block", stream=False),
+        SequentialOffload(),
+    )
+
+
+def text_placements(denoiser: Placement) -> tuple[Placement, ...]:
+    """Beside a resident denoiser text encoders stay, are released, or stream: a released one shares
+    the device with the denoiser while it runs, a streamed one hardly needs any of it."""
+    if denoiser.kind == "resident":
+        return (Resident(), ReleaseAfterUse(), STREAM_LEAF)
+    return (ReleaseAfterUse(), denoiser)
+
+
+def vae_options(inventory: ModelInventory, workload: Workload | None) -> tuple[VaeOptions, ...]:
+    batches = workload is not None and any(shape.batch_size > 1 for shape in workload.shapes)
+    slicing = (False, True) if batches else (False,)
+    tiling = (False, True) if inventory.vae is not None else (False,)
+    return tuple(VaeOptions(tiling=tile, slicing=cut) for tile in tiling for cut in slicing)

@@ -1,0 +1,134 @@
+"""Plan + inventory -> Estimate: what a plan would need and how fast it would be, not running it.
+
+Memory comes from exact weight bytes and counted activations (`memory_model`), speed from a roofline
+(`speed_model`); corrections learned from trials of this machine come last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from registry.environment import Hardware
+from registry.inventory import ModelInventory, ShapeProfile
+from registry.plan import ComponentPlan, Dtype, Plan
+from registry.record import Estimate
+from registry.workload import Shape, Workload
+from tuner.activities import profile_for
+from tuner.corrections import Corrections, learn
+from tuner.footprint import Footprint, footprint
+from tuner.layers import LayerTable
+from tuner.memory_model import MemoryModel, MemoryNeed
+from tuner.rooflines import peaks_of
+from tuner.speed_model import RequestTimes, SpeedModel
+
+__all__ = ["Breakdown", "Corrections", "CostModel", "learn", "smallest_budget"]
+
+MemoryKey = tuple[Dtype, Workload, bool, bool, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """What an estimate consists of, before factors learned from trials."""
+
+    memory: MemoryNeed
+    times: RequestTimes
+
+
+class CostModel:
+    """Estimates for one model on one device. Deterministic; remembers what plans share.
+
+    `cpu_isa` (as in `Runtime`) sharpens the peaks of a CPU device.
+    """
+
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        hardware: Hardware,
+        corrections: Corrections | None = None,
+        *,
+        cpu_isa: str | None = None,
+    ) -> None:
+        self.inventory = inventory
+        self.corrections = corrections or Corrections()
+        peaks = peaks_of(hardware, cpu_isa)
+        self._memory = MemoryModel(peaks, self.corrections.outside_bytes)
+        self._speed = SpeedModel(peaks)
+        self._layers = LayerTable()
+        self._plain = ComponentPlan()
+        self._profiles: dict[Shape, ShapeProfile] = {}
+        # By identity, like `RuleBook`: plans share choices, and hashing one costs more. A footprint
+        # keeps its choice, so that its identity cannot be given to another.
+        self._footprints: dict[tuple[str, Dtype, int], Footprint] = {}
+        self._needs: dict[MemoryKey, MemoryNeed] = {}
+
+    def estimate(self, plan: Plan, workload: Workload, steps: int | None = None) -> Estimate:
+        """Peak memory over the workload's shapes, and weighted mean times at `steps` (the
+        pipeline's default). Raises `activities.NoProfile` for an inventory without profiles."""
+        parts = self.breakdown(plan, workload)
+        memory, times = parts.memory, parts.times
+        count = self.inventory.default_steps if steps is None else steps
+        step_s = times.step_s * self._step_factor(plan)
+        return Estimate(
+            peak_vram_bytes=self._corrected(memory.peak_bytes, memory.weight_bytes),
+            load_peak_vram_bytes=self._corrected(memory.load_peak_bytes, 0),
+            host_bytes=memory.host_bytes,
+            step_ms=step_s * 1000,
+            latency_s=times.fixed_s * self.corrections.fixed + count * step_s,
+            source=self.corrections.source,
+        )
+
+    def breakdown(self, plan: Plan, workload: Workload) -> Breakdown:
+        """The parts of an estimate: which phase peaks and of what, which part takes how long."""
+        dtype = plan.pipeline.dtype
+        components = plan.pipeline.components
+        footprints = [
+            self._footprint(index, components.get(item.name, self._plain), dtype)
+            for index, item in enumerate(self.inventory.components)
+        ]
+        profiles = [self._profile(shape) for shape in workload.shapes]
+        return Breakdown(
+            self._need(plan, workload, footprints, profiles),
+            self._speed.request(plan.pipeline, footprints, profiles),
+        )
+
+    def _need(
+        self,
+        plan: Plan,
+        workload: Workload,
+        footprints: Sequence[Footprint],
+        profiles: Sequence[ShapeProfile],
+    ) -> MemoryNeed:
+        """Attention backend and fusion change no bytes, so most plans share this."""
+        options = plan.pipeline
+        placed = tuple(id(item.choice) for item in footprints)
+        key = (options.dtype, workload, options.vae.tiling, options.vae.slicing, placed)
+        if key not in self._needs:
+            self._needs[key] = self._memory.need(options, footprints, profiles)
+        return self._needs[key]
+
+    def _footprint(self, index: int, choice: ComponentPlan, dtype: Dtype) -> Footprint:
+        component = self.inventory.components[index]
+        key = (component.name, dtype, id(choice))
+        if key not in self._footprints:
+            touched = self._layers.quantized(component, choice.quantization)
+            self._footprints[key] = footprint(component, choice, touched, dtype)
+        return self._footprints[key]
+
+    def _profile(self, shape: Shape) -> ShapeProfile:
+        if shape not in self._profiles:
+            self._profiles[shape] = profile_for(self.inventory, shape)
+        return self._profiles[shape]
+
+    def _step_factor(self, plan: Plan) -> float:
+        choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
+        return self.corrections.step_factor(choice, plan.pipeline.attention_backend)
+
+    def _corrected(self, peak_bytes: int, weight_bytes: int) -> int:
+        """Never below the weights themselves: those are exact."""
+        return max(round(peak_bytes * self.corrections.peak), weight_bytes)
+
+
+def smallest_budget(estimates: Iterable[Estimate]) -> int | None:
+    """The smallest VRAM budget in which one of these would fit; None for no estimates."""
+    return min((estimate.peak_vram_bytes for estimate in estimates), default=None)

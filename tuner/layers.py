@@ -1,0 +1,116 @@
+"""Which layers a scheme touches, and what they weigh: the arithmetic under rules and estimates.
+
+One definition, equal to what the apply engine does (`tuner.pipeline.quantize.is_quantizable`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import translate
+from functools import lru_cache
+
+from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
+from registry.plan import Dtype, Quantization, Scheme
+
+DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+FLOAT8_MULTIPLE = 16
+"""torchao's fp8 matmul takes N and K in multiples of 16, and leaves other layers as they are."""
+FEW_ROWS = 16
+"""A layer that sees at most this many rows is a modulation or embedding layer: one per picture."""
+SCALE_BYTES = 4
+INT8_ROW_BYTES = 5
+"""Per output row: a float32 scale and an int8 zero point."""
+
+
+def is_quantized(layer: LinearLayer, quantization: Quantization) -> bool:
+    """Whether a plan's quantization of a component changes this layer."""
+    if quantization.scheme == "none":
+        return False
+    smallest = min(layer.in_features, layer.out_features)
+    if smallest < max(quantization.min_features, 1):
+        return False
+    if quantization.scheme.startswith("float8_dynamic") and not fits_float8(layer):
+        return False
+    return not _matcher(quantization.skip)(layer.name)
+
+
+def fits_float8(layer: LinearLayer) -> bool:
+    return layer.in_features % FLOAT8_MULTIPLE == 0 and layer.out_features % FLOAT8_MULTIPLE == 0
+
+
+def quantized_layers(
+    component: ComponentInventory, quantization: Quantization
+) -> tuple[LinearLayer, ...]:
+    """The layers of a component that a quantization changes, in the inventory's order."""
+    return tuple(layer for layer in component.linears if is_quantized(layer, quantization))
+
+
+class LayerTable:
+    """`quantized_layers`, remembered: many choices of a component share a quantization."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Quantization], tuple[LinearLayer, ...]] = {}
+
+    def quantized(
+        self, component: ComponentInventory, quantization: Quantization
+    ) -> tuple[LinearLayer, ...]:
+        key = (component.name, quantization)
+        if key not in self._known:
+            self._known[key] = quantized_layers(component, quantization)
+        return self._known[key]
+
+
+def quantized_layer_bytes(layer: LinearLayer, scheme: Scheme) -> int:
+    """Bytes of one quantized weight with its scales (torchao 0.18), its bias apart."""
+    if scheme in {"int8_weight_only", "int8_dynamic"}:
+        return layer.weight_elements + INT8_ROW_BYTES * layer.out_features
+    if scheme == "float8_dynamic_tensor":
+        return layer.weight_elements + SCALE_BYTES
+    return layer.weight_elements + SCALE_BYTES * layer.out_features
+
+
+def component_bytes(
+    component: ComponentInventory, touched: Sequence[LinearLayer], scheme: Scheme, dtype: Dtype
+) -> int:
+    """Exact bytes of a component's weights and buffers with these layers quantized."""
+    elements = component.elements - sum(layer.weight_elements for layer in touched)
+    packed = sum(quantized_layer_bytes(layer, scheme) for layer in touched)
+    return elements * DTYPE_BYTES[dtype] + packed + component.buffer_bytes
+
+
+def few_row_layers(inventory: ModelInventory, component: str) -> frozenset[str]:
+    """Layers that see at most `FEW_ROWS` rows at some profiled shape."""
+    return frozenset(
+        name
+        for profile in inventory.profiles
+        if (activity := profile.activity(component)) is not None
+        for name, rows in activity.linear_rows.items()
+        if 0 < rows <= FEW_ROWS
+    )
+
+
+def name_patterns(names: frozenset[str]) -> tuple[str, ...]:
+    """Fewest patterns for these names: every run of digits between dots becomes `*`."""
+    return tuple(sorted({re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names}))
+
+
+@lru_cache(maxsize=256)
+def _matcher(patterns: tuple[str, ...]) -> _AnyPattern:
+    return _AnyPattern(patterns)
+
+
+class _AnyPattern:
+    """fnmatchcase against any of several patterns, as one compiled expression."""
+
+    __slots__ = ("_expression",)
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._expression = re.compile("|".join(_alternatives(patterns))) if patterns else None
+
+    def __call__(self, name: str) -> bool:
+        return self._expression is not None and self._expression.match(name) is not None
+
+
+def _alternatives(patterns: tuple[str, ...]) -> Iterator[str]:
+    return (f"(?:{translate(pattern)})" for pattern in patterns)
