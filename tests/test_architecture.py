@@ -112,3 +112,22 @@ def reads_the_environment(path: Path) -> bool:
         and node.value.id == "os"
         for node in ast.walk(tree)
     )
+
+
+def test_every_module_has_its_place_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(?:\w+/)*(\w+(?:\.py|/))`", page))
+    there = {
+        path.name if path.is_file() else f"{path.name}/"
+        for package in ("tuner", "registry")
+        for path in (ROOT / package).iterdir()
+        if path.suffix == ".py" or (path.is_dir() and any(path.glob("*.py")))
+    }
+    assert there - {"__init__.py"} <= named, "a module is missing in docs/architecture.md"
+    assert named <= there | {
+        "tuner/",
+        "registry/",
+        "migrations/",
+        "apply.py",
+        "test_architecture.py",
+    }
