@@ -37,8 +37,6 @@ GC_THRESHOLD = 100_000
 """Imports are most of a short command, and what they make lives to its end: looking for garbage in
 it, and once more at exit, would be a quarter of `get-plan`'s time."""
 
-BROKEN_PIPE_EXIT_CODE = 128 + signal.SIGPIPE
-
 
 class LazyGroup(click.Group):
     """A group whose commands are imported only when they run or when help lists them."""
@@ -101,13 +99,11 @@ def report(error: TunerError) -> int:
 
 def _os_error(error: OSError) -> int:
     """A full disk or a closed pipe is the machine's answer, not a bug to show a traceback for."""
-    if error.errno == errno.EPIPE:
-        _silence_stdout()
-        return BROKEN_PIPE_EXIT_CODE
-    where = f": {error.filename}" if error.filename else ""
-    code = report(TunerError(f"{error.strerror or error}{where}"))
     _silence_stdout()
-    return code
+    if error.errno == errno.EPIPE:
+        return TunerError.exit_code
+    where = f": {error.filename}" if error.filename else ""
+    return report(TunerError(f"{error.strerror or error}{where}"))
 
 
 def _silence_stdout() -> None:

@@ -15,7 +15,8 @@ from tuner.events import (
     TrialFinished,
     TrialStarted,
 )
-from tuner.report.progress import RunState, after, trial_line
+from tuner.report.progress import RunState, after
+from tuner.report.text import mark, outcome
 from tuner.units import format_bytes, format_seconds
 
 
@@ -65,6 +66,11 @@ def line_of(event: StudyEvent) -> str | None:
             return event.text
         case _:
             return None
+
+
+def trial_line(event: TrialFinished) -> str:
+    """ "✓ fp8-row · regional: 101 ms a step, peak 14.2 GB"."""
+    return f"{mark(event.trial)} {event.label}: {outcome(event.trial)}"
 
 
 def best_figures(event: BestChanged) -> str:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tuner.events import StudyEvent, TrialStarted, WorkerProgress
-from tuner.report.lines import best_figures
+from tuner.events import Note, StudyEvent, TrialFinished, TrialStarted, WorkerProgress
+from tuner.report.lines import best_figures, line_of
 from tuner.report.progress import RunState, after
 from tuner.units import format_bytes, format_seconds
 
@@ -22,7 +22,7 @@ BAR_WIDTH = 40
 
 
 class LiveView:
-    """A listener that keeps one panel up to date in place.
+    """A listener that keeps one panel up to date in place; finished trials stay above it.
 
     `title` says what is tuned; `time_limit_s` None shows the time spent instead of the time left.
     """
@@ -56,13 +56,15 @@ class LiveView:
 
     def __call__(self, event: StudyEvent) -> None:
         self.state = after(self.state, event)
+        if isinstance(event, TrialFinished | Note):
+            self._live.console.print(Text(line_of(event) or ""))
 
     def __rich_console__(self, _console: Console, _options: ConsoleOptions) -> RenderResult:
         spent_s = self._clock() - self._started_s
         yield panel(self.state, self._title, spent_s, self._time_limit_s)
 
 
-def panel(state: RunState, title: str, spent_s: float, time_limit_s: float | None) -> Group:
+def panel(state: RunState, title: str, spent_s: float, time_limit_s: float | None) -> Table:
     """The whole view of one state."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold cyan", no_wrap=True)
@@ -74,7 +76,7 @@ def panel(state: RunState, title: str, spent_s: float, time_limit_s: float | Non
     rows.add_row("Memory", _memory(state))
     rows.add_row("Time", Text(_time(spent_s, time_limit_s)))
     rows.add_row("Tried", Text(_tried(state)))
-    return Group(rows, *(Text(f"  {line}", style="dim") for line in state.recent))
+    return rows
 
 
 def _stage(state: RunState) -> str:
@@ -132,4 +134,5 @@ def _time(spent_s: float, time_limit_s: float | None) -> str:
 def _tried(state: RunState) -> str:
     kept = f", {state.kept_trials} kept from before" if state.kept_trials else ""
     failed = f", {state.failed} failed" if state.failed else ""
-    return f"{state.finished} trials{failed}{kept}"
+    trials = "trial" if state.finished == 1 else "trials"
+    return f"{state.finished} {trials}{failed}{kept}"

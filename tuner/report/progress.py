@@ -15,17 +15,12 @@ from tuner.events import (
     TrialStarted,
     WorkerProgress,
 )
-from tuner.report.text import mark, outcome
-
-RECENT_LINES = 6
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Everything a view shows. `recent` are the newest lines about trials and notes, oldest first.
-
-    `finished` counts trials that ended in this run, `failed` those of them without a measurement.
-    """
+    """Everything a view shows. `finished` counts trials that ended in this run, `failed` those of
+    them without a measurement; `peak_bytes` is of the running trial alone."""
 
     study_id: str | None = None
     kept_trials: int = 0
@@ -37,7 +32,6 @@ class RunState:
     peak_bytes: int = 0
     finished: int = 0
     failed: int = 0
-    recent: tuple[str, ...] = ()
 
     @property
     def all_trials(self) -> int:
@@ -55,7 +49,7 @@ def after(state: RunState, event: StudyEvent) -> RunState:
         case BestChanged():
             return replace(state, best=event)
         case Note():
-            return _line(state, event.text)
+            return state
         case _:
             return _after_trial_event(state, event)
 
@@ -75,18 +69,12 @@ def _after_trial_event(
             return _finished(state, event)
 
 
-def trial_line(event: TrialFinished) -> str:
-    """ "✓ fp8 PerRow, regional: 101 ms a step, peak 14.2 GB"."""
-    return f"{mark(event.trial)} {event.label}: {outcome(event.trial)}"
-
-
 def _finished(state: RunState, event: TrialFinished) -> RunState:
-    failed = state.failed + (event.trial.measurement is None)
-    counted = replace(
-        state, finished=state.finished + 1, failed=failed, trial=None, phase=None, memory=None
+    return replace(
+        state,
+        finished=state.finished + 1,
+        failed=state.failed + (event.trial.measurement is None),
+        trial=None,
+        phase=None,
+        memory=None,
     )
-    return _line(counted, trial_line(event))
-
-
-def _line(state: RunState, text: str) -> RunState:
-    return replace(state, recent=(*state.recent, text)[-RECENT_LINES:])

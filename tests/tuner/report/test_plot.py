@@ -19,9 +19,7 @@ def test_axes_end_at_a_round_number(value: float, top: float) -> None:
 
 
 def test_points_and_budget_are_drawn_in_proportion() -> None:
-    svg = ET.fromstring(
-        scatter(POINTS, x_label="GB", y_label="ms & more", line=Line(20, "budget"))
-    )
+    svg = ET.fromstring(scatter(POINTS, x_label="GB", y_label="ms & more", line=Line(20, "budget")))
     first, second = svg.findall("circle")
     assert (first.get("class"), second.get("class")) == ("denoiser", "replay")
     assert float(first.get("cx", "")) < float(second.get("cx", ""))
