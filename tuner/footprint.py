@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from registry.inventory import ComponentInventory, LinearLayer
 from registry.plan import ComponentPlan, Dtype, GroupOffload, Placement
-from tuner.layers import DTYPE_BYTES, component_bytes
+from tuner.layers import DTYPE_BYTES, block_groups, component_bytes
 
 QUANTIZING_FACTOR = 5
 """Quantizing one layer holds its weight, float32 copies and the result, over the weight alone."""
@@ -78,10 +78,10 @@ def _block_bytes(
     component: ComponentInventory, placement: GroupOffload, dtype: Dtype, held: int
 ) -> int:
     """The groups on the device, and what belongs to no block: it stays for the whole call."""
-    inside = sum(len(block.names) * block.weight_elements for block in component.repeated_blocks)
-    outside = max(component.elements - inside, 0) if inside else 0
-    group = component.largest_block_elements * placement.blocks_per_group
-    return (held * group + outside) * DTYPE_BYTES[dtype]
+    groups = block_groups(component).values()
+    outside = component.elements - sum(groups)
+    largest = max(groups, default=0) * placement.blocks_per_group
+    return (held * largest + outside) * DTYPE_BYTES[dtype]
 
 
 def _host_bytes(

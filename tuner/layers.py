@@ -79,6 +79,23 @@ def component_bytes(
     return elements * DTYPE_BYTES[dtype] + packed + component.buffer_bytes
 
 
+def block_groups(component: ComponentInventory) -> dict[str, int]:
+    """Elements of each member of a component's own lists of blocks ("transformer_blocks.0",
+    "up_blocks.1"): what block-level group offloading moves at once.
+
+    Known from the linear layers' names; other layers are taken to be spread like them.
+    """
+    found: dict[str, int] = {}
+    for layer in component.linears:
+        owner, _, rest = layer.name.partition(".")
+        index, _, inside = rest.partition(".")
+        if index.isdecimal() and inside:
+            group = f"{owner}.{index}"
+            found[group] = found.get(group, 0) + layer.weight_elements
+    linear = sum(layer.weight_elements for layer in component.linears)
+    return {name: size * component.elements // linear for name, size in found.items()}
+
+
 def few_row_layers(inventory: ModelInventory, component: str) -> frozenset[str]:
     """Layers that see at most `FEW_ROWS` rows at some profiled shape."""
     return frozenset(

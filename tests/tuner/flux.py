@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from registry.environment import Environment, Hardware, Runtime
@@ -21,17 +20,24 @@ from registry.plan import (
     VaeOptions,
 )
 from registry.workload import Shape, Workload
+from tuner.catalog import shipped_inventory
 from tuner.choices import MODULATION_PATTERNS, SENSITIVE_PATTERNS
 
-INVENTORY_FILE = Path(__file__).parent.parent / "data" / "flux-dev-inventory.json"
 REGIONAL = Compilation(scope="regional", fullgraph=True)
 SQUARE = Shape(height=1024, width=1024, guidance=False)
 ONE_PICTURE = Workload(shapes=(SQUARE,))
 
 
 @cache
+def shipped(name: str) -> ModelInventory:
+    """The inventory this release ships with a catalog model."""
+    found = shipped_inventory(name)
+    assert found is not None
+    return found
+
+
 def flux() -> ModelInventory:
-    return ModelInventory.model_validate_json(INVENTORY_FILE.read_bytes())
+    return shipped("flux-dev")
 
 
 def with_component(inventory: ModelInventory, name: str, **changes: Any) -> ModelInventory:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from registry.inventory import LinearLayer
 from registry.plan import Quantization, Scheme
-from tests.tuner.flux import flux, quantization
+from tests.tuner.flux import flux, quantization, shipped
 from tuner.layers import (
     LayerTable,
+    block_groups,
     component_bytes,
     few_row_layers,
     is_quantized,
@@ -116,6 +117,17 @@ def test_a_table_answers_like_the_function() -> None:
         chosen = quantization(scheme)
         for component in flux().components:
             assert table.quantized(component, chosen) == quantized_layers(component, chosen)
+
+
+def test_block_groups_are_members_of_the_top_levels_lists() -> None:
+    groups = block_groups(flux().denoiser)
+    assert len(groups) == 57
+    assert groups["transformer_blocks.7"] == pytest.approx(339_831_296, rel=1e-3)
+    assert groups["single_transformer_blocks.0"] == pytest.approx(141_591_808, rel=1e-3)
+    assert block_groups(flux().component("text_encoder_2")) == {}
+    unet = block_groups(shipped("sdxl").denoiser)
+    assert {"down_blocks.2", "up_blocks.0"} <= set(unet)
+    assert max(unet.values()) > 0.3 * shipped("sdxl").denoiser.elements
 
 
 @pytest.mark.parametrize("scheme", QUANTIZED)

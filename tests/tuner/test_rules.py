@@ -96,6 +96,15 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
     "compile-capability": (plan(compilation=REGIONAL, dtype="float16"), gpu(6, 1), None),
     "compile-graphs-offload": (plan(compilation=GRAPHS, placement=ModelOffload()), h200(), None),
     "compile-graphs-cpu": (plan(compilation=GRAPHS), cpu(), None),
+    "compile-tuning-cpu": (
+        plan(
+            compilation=Compilation(
+                scope="regional", inductor_options={"coordinate_descent_tuning": True}
+            )
+        ),
+        cpu(),
+        None,
+    ),
     "compile-fullgraph-hooks": (plan(compilation=REGIONAL, placement=STREAM), h200(), None),
     "compile-quantized-model-offload": (
         plan("float8_dynamic_row", compilation=EAGER_REGIONAL, placement=ModelOffload()),
@@ -121,11 +130,15 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
         h200(),
         None,
     ),
-    "group-blocks": (plan(placement=BLOCKS), h200(), denoiser(largest_block_elements=0)),
+    "group-blocks": (plan(placement=BLOCKS), h200(), denoiser(linears=())),
     "release-denoiser": (plan(placement=ReleaseAfterUse()), h200(), None),
     "bfloat16-capability": (plan(), gpu(7, 5), None),
     "component-unknown": (plan(others={"text_encoder_9": ComponentPlan()}), h200(), None),
-    "text-tokens-length": (plan(text_tokens=513), h200(), None),
+    "text-tokens-length": (
+        plan(text_tokens=513),
+        h200(),
+        flux().model_copy(update={"max_text_tokens": 512}),
+    ),
     "fuse-qkv-support": (plan(fuse_qkv=True), h200(), denoiser(supports_qkv_fusion=False)),
     "vae-tiling-support": (
         plan(vae=VaeOptions(tiling=True)),

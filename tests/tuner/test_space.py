@@ -20,6 +20,7 @@ from tests.tuner.flux import (
     gpu,
     h200,
     sdxl_like,
+    shipped,
     with_component,
 )
 from tuner.choices import SCHEMES, default_dtype, denoiser_quantizations
@@ -85,13 +86,25 @@ def tiny(features: int = 128) -> ModelInventory:
 @pytest.mark.parametrize(
     ("inventory", "environment"),
     [
+        (shipped("sdxl"), h200()),
+        (shipped("tiny-flux"), cpu()),
+        (shipped("tiny-sdxl"), cpu()),
         (flux(), h200()),
         (flux(), cpu()),
         (flux(), gpu(7, 5)),
         (sdxl_like(), gpu(8, 9)),
         (tiny(), cpu()),
     ],
-    ids=["flux h200", "flux cpu", "flux turing", "sdxl ada", "tiny cpu"],
+    ids=[
+        "sdxl",
+        "tiny-flux",
+        "tiny-sdxl",
+        "flux h200",
+        "flux cpu",
+        "flux turing",
+        "sdxl ada",
+        "tiny cpu",
+    ],
 )
 def test_candidates_are_distinct_and_few_enough(
     inventory: ModelInventory, environment: Environment

@@ -8,6 +8,7 @@ from tuner.rules.base import ComponentSubject, Rule, below, is_cuda
 GRAPH_MODES: frozenset[CompileMode] = frozenset({"reduce-overhead", "max-autotune"})
 """Modes in which Inductor captures CUDA graphs."""
 TRITON_CAPABILITY = (7, 0)
+TRITON_OPTIONS = frozenset({"coordinate_descent_tuning", "coordinate_descent_check_all_directions"})
 
 
 def _has_no_blocks(subject: ComponentSubject) -> bool:
@@ -36,6 +37,11 @@ def _captures_moving_weights(subject: ComponentSubject) -> bool:
 
 def _captures_on_cpu(subject: ComponentSubject) -> bool:
     return _captures(subject) and not is_cuda(subject.environment)
+
+
+def _tunes_triton_on_cpu(subject: ComponentSubject) -> bool:
+    options = subject.choice.compilation.inductor_options
+    return not is_cuda(subject.environment) and bool(TRITON_OPTIONS & options.keys())
 
 
 def _is_fullgraph_with_hooks(subject: ComponentSubject) -> bool:
@@ -93,6 +99,13 @@ RULES: tuple[Rule[ComponentSubject], ...] = (
         "CUDA graphs do nothing on a CPU",
         "docs.pytorch.org torch.compile",
         _captures_on_cpu,
+    ),
+    Rule(
+        "compile-tuning-cpu",
+        "useless",
+        "coordinate descent tunes Triton kernels, and a CPU has none: it runs as if unset",
+        "torch/_inductor/runtime/coordinate_descent_tuner.py",
+        _tunes_triton_on_cpu,
     ),
     Rule(
         "compile-fullgraph-hooks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registry.plan import GroupOffload
+from tuner.layers import block_groups
 from tuner.rules.base import ComponentSubject, Rule, is_cuda
 
 
@@ -33,9 +34,7 @@ def _has_no_block_groups(subject: ComponentSubject) -> bool:
     placement = subject.choice.placement
     if not isinstance(placement, GroupOffload) or placement.granularity != "block":
         return False
-    component = subject.component
-    is_nested = component.role != "denoiser"
-    return is_nested or not 0 < component.largest_block_elements < component.elements
+    return not block_groups(subject.component)
 
 
 def _releases_every_step(subject: ComponentSubject) -> bool:
