@@ -1,0 +1,181 @@
+"""Is the picture kept? Scores against the reference held to a policy; and does a result repeat?
+
+The thresholds are data. They were set from one-step errors of FLUX with random weights (int8
+weight-only 35 to 40 dB, fp8 per row 20 to 30 dB, three-bit rounding under 10 dB) and from how far
+whole trajectories drift apart; calibrating them on people's judgement of pictures is to come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, get_args
+
+from registry.record import Measurement, Policy, Quality, QualityScore
+from tuner.objective import MAD_FACTOR, latency_mad_s
+
+Metric = Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
+
+POLICIES: Mapping[Policy, Mapping[Metric, float]] = {
+    "strict": {
+        "sqnr_db": 30.0,
+        "embedding_sqnr_db": 28.0,
+        "psnr_db": 28.0,
+        "ssim": 0.90,
+        "lpips": 0.10,
+    },
+    "balanced": {
+        "sqnr_db": 15.0,
+        "embedding_sqnr_db": 15.0,
+        "psnr_db": 18.0,
+        "ssim": 0.65,
+        "lpips": 0.30,
+    },
+    "fast": {
+        "sqnr_db": 10.0,
+        "embedding_sqnr_db": 10.0,
+        "psnr_db": 14.0,
+        "ssim": 0.45,
+        "lpips": 0.50,
+    },
+}
+"""The worst value each policy accepts: a minimum, for LPIPS a maximum."""
+
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"lpips"})
+UNCALIBRATED_METRICS: frozenset[Metric] = frozenset({"sqnr_db", "embedding_sqnr_db"})
+"""All that random weights can be held to: their pictures are noise."""
+
+REQUIRED: Metric = "sqnr_db"
+CEILING_DB = 120.0
+"""Decibels of a result equal to the reference, where the error is zero and the ratio infinite."""
+
+LATENCY_TOLERANCE = 0.05
+PEAK_TOLERANCE = 0.02
+MIN_SAMPLES_FOR_NOISE = 5
+
+
+def cap_db(value: float) -> float:
+    """`value` with positive infinity and all above the ceiling made CEILING_DB.
+
+    NaN and negative infinity stay as they are: they are errors, to be given to `judge` as
+    `nonfinite` reasons.
+    """
+    return min(value, CEILING_DB) if not math.isnan(value) else value
+
+
+def judge(
+    scores: Sequence[QualityScore],
+    policy_name: Policy,
+    calibrated: bool,
+    nonfinite: Sequence[str] = (),
+) -> Quality:
+    """The verdict of a policy on every score: the worst value of each metric must be accepted.
+
+    `nonfinite` names each score that was NaN or infinite and so could not be a QualityScore; one is
+    enough to reject. No score of the required metric rejects too: nothing was compared.
+    """
+    held = held_metrics(calibrated)
+    reasons = [f"{text}: not a finite number" for text in nonfinite]
+    if not any(score.metric == REQUIRED for score in scores):
+        reasons.append(f"no {REQUIRED} score: the denoiser was not compared with the reference")
+    failing = [score for score in scores if score.metric in held and _fails(score, policy_name)]
+    reasons += [_reason(score, policy_name) for score in failing]
+    return Quality(
+        policy=policy_name,
+        passed=not reasons,
+        calibrated=calibrated,
+        worst=_worst(scores),
+        scores=tuple(scores),
+        reasons=tuple(reasons),
+    )
+
+
+def held_metrics(calibrated: bool) -> frozenset[Metric]:
+    """Metrics a verdict rests on."""
+    return frozenset(get_args(Metric)) if calibrated else UNCALIBRATED_METRICS
+
+
+def satisfies(quality: Quality, policy_name: Policy) -> bool:
+    """Whether evidence that passed one policy also meets `policy_name`."""
+    if not quality.passed or quality.policy == policy_name:
+        return quality.passed
+    return judge(quality.scores, policy_name, quality.calibrated).passed
+
+
+def failed_metrics(quality: Quality) -> frozenset[Metric]:
+    """Held metrics with a score that the quality's own policy refuses."""
+    held = held_metrics(quality.calibrated)
+    return frozenset(
+        score.metric
+        for score in quality.scores
+        if score.metric in held and _fails(score, quality.policy)
+    )
+
+
+def replay_problems(proved: Measurement, replayed: Measurement) -> tuple[str, ...]:
+    """Why a replay does not repeat the measurement it was made from; empty if it does.
+
+    A replay may be faster or smaller. It may not be slower than max(5%, three median absolute
+    deviations of five or more samples), nor peak over 2% higher, nor resolve other layers.
+    """
+    return (
+        *_latency_problem(proved, replayed),
+        *_peak_problem(proved, replayed),
+        *_layer_problems(proved, replayed),
+    )
+
+
+def _latency_problem(proved: Measurement, replayed: Measurement) -> Iterator[str]:
+    before_s, after_s = proved.latency_s, replayed.latency_s
+    if before_s is None or after_s is None:
+        yield "whole requests were not timed"
+        return
+    allowed_s = max(LATENCY_TOLERANCE * before_s, _noise_s(proved), _noise_s(replayed))
+    if after_s > before_s + allowed_s:
+        yield f"latency {after_s:.3f} s, was {before_s:.3f} s; allowed {allowed_s:.3f} s more"
+
+
+def _noise_s(measured: Measurement) -> float:
+    if any(len(item.latency_samples_s) < MIN_SAMPLES_FOR_NOISE for item in measured.shapes):
+        return 0.0
+    return MAD_FACTOR * latency_mad_s(measured)
+
+
+def _peak_problem(proved: Measurement, replayed: Measurement) -> Iterator[str]:
+    before, after = proved.memory.peak_vram_bytes, replayed.memory.peak_vram_bytes
+    if after > before * (1 + PEAK_TOLERANCE):
+        yield f"peak memory {after} bytes, was {before}; allowed {PEAK_TOLERANCE:.0%} more"
+
+
+def _layer_problems(proved: Measurement, replayed: Measurement) -> Iterator[str]:
+    if proved.layer_types == replayed.layer_types:
+        return
+    for name in sorted(set(proved.layer_types) | set(replayed.layer_types)):
+        before, after = proved.layer_types.get(name, {}), replayed.layer_types.get(name, {})
+        if dict(before) != dict(after):
+            yield f"layers of {name} resolved to {dict(after)}, were {dict(before)}"
+
+
+def _fails(score: QualityScore, policy_name: Policy) -> bool:
+    threshold = POLICIES[policy_name][score.metric]
+    if score.metric in LOWER_IS_BETTER:
+        return not score.value <= threshold
+    return not score.value >= threshold
+
+
+def _reason(score: QualityScore, policy_name: Policy) -> str:
+    threshold = POLICIES[policy_name][score.metric]
+    bound = "over the most" if score.metric in LOWER_IS_BETTER else "under the least"
+    step = "" if score.step is None else f", step {score.step}"
+    return (
+        f"{score.metric} {score.value:.4g} is {bound} that {policy_name} accepts, {threshold:g} "
+        f"(seed {score.seed}, prompt {score.prompt!r}, {score.shape.label}{step})"
+    )
+
+
+def _worst(scores: Sequence[QualityScore]) -> dict[str, float]:
+    worst: dict[str, float] = {}
+    for score in scores:
+        pick = max if score.metric in LOWER_IS_BETTER else min
+        worst[score.metric] = pick(worst.get(score.metric, score.value), score.value)
+    return worst

@@ -1,0 +1,53 @@
+"""How long a trial will take, by how long this study's own took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+
+from registry.record import Measurement, Rung, Trial
+from tuner.objective import compile_s
+from tuner.search.entry import Entry
+from tuner.search.features import trial_cost
+from tuner.search.ledger import STEP_RUNGS, Ledger
+from tuner.search.prospects import Prospects
+
+TYPICAL_S: Mapping[Rung, float] = {"denoiser": 35.0, "pipeline": 45.0, "replay": 50.0}
+"""Of a 12 B denoiser on a data-centre GPU, until this study has its own."""
+
+CACHED_SHARE = 0.4
+"""Of the time to compile: what is left of it where compiled graphs are found in a cache."""
+
+
+class Durations:
+    """Expected durations at one moment of a study."""
+
+    def __init__(self, view: Prospects, ledger: Ledger) -> None:
+        self._view = view
+        self._ledger = ledger
+
+    def expected_s(self, rung: Rung, entry: Entry) -> float:
+        """Seconds of a trial of this plan: the median of what each trial of the rung implies,
+        else of other rungs' trials, in proportion to the typical durations."""
+        own = self._implied_s(rung, entry)
+        if own:
+            return median(own)
+        ratios = [
+            s / TYPICAL_S[other] for other in STEP_RUNGS for s in self._implied_s(other, entry)
+        ]
+        return TYPICAL_S[rung] * (median(ratios) if ratios else trial_cost(entry.plan))
+
+    def _implied_s(self, rung: Rung, entry: Entry) -> list[float]:
+        """What each finished trial of the rung says of this plan's duration there."""
+        ended = [(t, t.measurement) for t in self._ledger.at(rung) if t.duration_s > 0]
+        return [self._scaled_s(t, measured, entry) for t, measured in ended if measured]
+
+    def _scaled_s(self, trial: Trial, measured: Measurement, entry: Entry) -> float:
+        """Loading takes what it took; requests scale with latency, a denoiser trial with what is
+        compiled. At the rungs after it compiled graphs are found in a cache."""
+        if measured.latency_s is None:
+            return trial.duration_s * trial_cost(entry.plan) / trial_cost(trial.plan)
+        fixed_s = min(trial.duration_s, measured.start_s + measured.load_s)
+        requests = (trial.duration_s - fixed_s) / measured.latency_s
+        compiling_s = max(0.0, compile_s(entry.plan) - compile_s(trial.plan))
+        return fixed_s + requests * self._view.latency_s(entry) + CACHED_SHARE * compiling_s

@@ -1,0 +1,69 @@
+"""A candidate with everything about it that no trial changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from registry.plan import Plan
+from registry.record import Estimate
+from tuner.candidate import Candidate
+from tuner.objective import Judge
+from tuner.search.features import (
+    complexity,
+    denoiser_features,
+    denoiser_picture,
+    denoiser_signature,
+    features,
+    picture,
+    placements,
+)
+from tuner.search.surrogate import with_pairs
+
+ESTIMATE_GRAIN = 0.005
+"""Estimates closer than this share are equal, and the simpler plan comes first."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`denoiser_choices` are those that step time depends on; `tried_together` are all the plan's
+    choices, and the pairs of them that a trial also tries.
+
+    Plans of one `denoiser` have one step time. Plans of one `picture` or `denoiser_picture` make
+    the same picture but for rounding; both are None where nothing is quantized.
+    """
+
+    plan: Plan
+    estimate: Estimate
+    digest: str
+    tried_together: frozenset[str]
+    denoiser_choices: frozenset[str]
+    denoiser: str
+    denoiser_picture: str | None
+    picture: str | None
+    placements: str
+    complexity: int
+    estimated_s: float
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """Best estimate first, then the simplest."""
+        return (round(math.log(self.estimated_s) / ESTIMATE_GRAIN), self.complexity, self.digest)
+
+
+def make_entry(candidate: Candidate, judge: Judge, denoiser: str) -> Entry:
+    """`denoiser` is the component's name."""
+    plan = candidate.plan
+    return Entry(
+        plan=plan,
+        estimate=candidate.estimate,
+        digest=plan.digest,
+        tried_together=with_pairs(features(plan, denoiser)),
+        denoiser_choices=denoiser_features(plan, denoiser),
+        denoiser=denoiser_signature(plan, denoiser),
+        denoiser_picture=denoiser_picture(plan, denoiser),
+        picture=picture(plan),
+        placements=placements(plan),
+        complexity=complexity(plan),
+        estimated_s=judge.estimated(plan, candidate.estimate),
+    )

@@ -1,0 +1,130 @@
+"""A plan as a set of named choices: what the search compares, groups and learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from registry.digest import digest
+from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan
+
+COMPILE_COST = {"none": 1.0, "regional": 1.0, "whole": 4.0}
+AUTOTUNE_COST = 8.0
+OPTIONS_COST = 2.5
+"""Relative duration of a trial by compile scope, and what `max-autotune` or Inductor's search over
+kernel parameters multiply it by.
+
+On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks over 390 s.
+"""
+
+
+def placement_label(placement: Placement) -> str:
+    """ "group_offload/leaf/stream" and the like: one word per distinct behaviour."""
+    if placement.kind != "group_offload":
+        return placement.kind
+    stream = "stream" if placement.stream else f"{placement.blocks_per_group}"
+    return f"{placement.kind}/{placement.granularity}/{stream}"
+
+
+def denoiser_features(plan: Plan, denoiser: str) -> frozenset[str]:
+    """Choices that can change the denoiser's step time, one "axis=value" each."""
+    return _denoiser_features(plan, plan.pipeline.component(denoiser))
+
+
+def features(plan: Plan, denoiser: str) -> frozenset[str]:
+    """Every choice of the plan: the denoiser's and those of the components around it."""
+    return denoiser_features(plan, denoiser) | frozenset(_surroundings(plan.pipeline, denoiser))
+
+
+def denoiser_signature(plan: Plan, denoiser: str) -> str:
+    """Equal for plans whose denoiser runs the same way: one step time answers for all."""
+    return digest(sorted(denoiser_features(plan, denoiser)))
+
+
+def denoiser_picture(plan: Plan, denoiser: str) -> str | None:
+    """Equal for plans whose quantized denoiser computes the same but for rounding by kernels;
+    None where it is not quantized."""
+    quantization = plan.pipeline.component(denoiser).quantization
+    if quantization.scheme == "none":
+        return None
+    return digest([plan.pipeline.dtype, quantization])
+
+
+def picture(plan: Plan) -> str | None:
+    """Equal for quantized plans that make the same picture but for rounding by kernels; None for
+    a plan that quantizes nothing."""
+    schemes = {
+        name: component.quantization
+        for name, component in plan.pipeline.components.items()
+        if component.quantization.scheme != "none"
+    }
+    return digest([plan.pipeline.dtype, plan.pipeline.text_tokens, schemes]) if schemes else None
+
+
+def placements(plan: Plan) -> str:
+    """Equal for plans that keep each component in the same place."""
+    return digest(
+        {
+            name: placement_label(component.placement)
+            for name, component in plan.pipeline.components.items()
+            if component.placement.kind != "resident"
+        }
+    )
+
+
+def complexity(plan: Plan) -> int:
+    """How many choices differ from the defaults. Of two equals the search keeps the simpler."""
+    return _leaves(plan.model_dump(mode="json", exclude_defaults=True))
+
+
+def trial_cost(plan: Plan) -> float:
+    """Expected duration of a trial relative to one with regional compilation."""
+    components = plan.pipeline.components.values()
+    return max(map(_compile_cost, components), default=1.0)
+
+
+def _compile_cost(component: ComponentPlan) -> float:
+    compilation = component.compilation
+    autotune = compilation.mode.startswith("max-autotune")
+    autotune = autotune or compilation.inductor_options.get("max_autotune_gemm") is True
+    if autotune:
+        return COMPILE_COST[compilation.scope] * AUTOTUNE_COST
+    return COMPILE_COST[compilation.scope] * (OPTIONS_COST if compilation.inductor_options else 1.0)
+
+
+def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
+    compilation, pipeline = component.compilation, plan.pipeline
+    options = sorted(f"{key}={value}" for key, value in compilation.inductor_options.items())
+    chosen = {
+        "scheme": component.quantization.scheme,
+        "skip": digest([component.quantization.skip, component.quantization.min_features])[:8],
+        "placement": placement_label(component.placement),
+        "scope": compilation.scope,
+        "mode": compilation.mode,
+        "dynamic": compilation.dynamic,
+        "fullgraph": compilation.fullgraph,
+        "inductor": ",".join(options),
+        "channels_last": component.channels_last,
+        "attention": pipeline.attention_backend,
+        "fuse_qkv": pipeline.fuse_qkv,
+        "dtype": pipeline.dtype,
+        "text_tokens": pipeline.text_tokens,
+        "process": digest(plan.process)[:8],
+    }
+    return frozenset(f"{axis}={value}" for axis, value in chosen.items())
+
+
+def _surroundings(pipeline: PipelineOptions, denoiser: str) -> Iterator[str]:
+    yield f"vae.tiling={pipeline.vae.tiling}"
+    yield f"vae.slicing={pipeline.vae.slicing}"
+    for name, component in pipeline.components.items():
+        if name != denoiser:
+            yield f"{name}.scheme={component.quantization.scheme}"
+            yield f"{name}.placement={placement_label(component.placement)}"
+            yield f"{name}.scope={component.compilation.scope}"
+
+
+def _leaves(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_leaves(item) for item in value.values())
+    return 1

@@ -1,0 +1,139 @@
+"""Which trial next: asked for a proposal, told of finished trials.
+
+No I/O and no clock: the time left is an argument. The state is the set of finished trials, so a
+study that was killed goes on by telling them again, in any order.
+
+The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
+rung, so that something is proved early; more denoiser trials while one can still win; the new
+leader, if it changed; replay of the best; then other finalists that no plan dominates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from registry.record import Objective, Trial
+from registry.workload import Workload
+from tuner.candidate import Candidate
+from tuner.objective import Judge
+from tuner.search.entry import Entry, make_entry
+from tuner.search.finalists import uncovered
+from tuner.search.ledger import Ledger
+from tuner.search.proposal import Proposal, Proven, Standing, Untried
+from tuner.search.prospects import Prospects
+from tuner.search.stages import Stages
+
+Stage = Callable[[float | None], Proposal | None]
+
+
+class Search:
+    """One study's search. `steps` is the number of denoising steps of a request, `denoiser` its
+    component's name, `reference` the baseline, whose trial at the pipeline rung needs no verdict.
+
+    Raises ValueError where there is no candidate at all.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        objective: Objective,
+        workload: Workload,
+        steps: int,
+        denoiser: str,
+        reference: Candidate | None = None,
+        budget_bytes: int | None = None,
+        exhaustive: bool = False,
+    ) -> None:
+        judge = Judge(objective, workload, steps)
+        known = [*([reference] if reference else []), *candidates]
+        if not known:
+            raise ValueError("a search needs at least one candidate")
+        distinct = {candidate.plan.digest: candidate for candidate in known}
+        entries = [make_entry(candidate, judge, denoiser) for candidate in distinct.values()]
+        self._entries = tuple(sorted(entries, key=lambda entry: entry.order))
+        self._judge = judge
+        self._reference = reference.plan.digest if reference else None
+        self._budget_bytes = budget_bytes
+        self._exhaustive = exhaustive
+        self._ledger = Ledger()
+        self._latest: Prospects | None = None
+
+    def tell(self, trial: Trial) -> None:
+        """Take a finished trial into account. Telling one twice changes nothing."""
+        self._ledger.add(trial)
+        self._latest = None
+
+    def ask(self, remaining_s: float | None = None) -> Proposal | None:
+        """The next trial, or None when the search is over. `remaining_s` None: no time limit."""
+        stages = Stages(self._view, self._ledger)
+        for stage in self._order(stages):
+            proposal = stage(remaining_s)
+            if proposal is not None:
+                return proposal
+        return None
+
+    def _order(self, stages: Stages) -> tuple[Stage, ...]:
+        prove = (stages.prove, stages.replay_winner, stages.replay_others)
+        if self._exhaustive:
+            return (stages.every_denoiser, stages.every_pipeline, *prove)
+        return (stages.probe, stages.prove_first, stages.explore, *prove, stages.widen)
+
+    def best(self) -> Standing | None:
+        """The best plan known so far, for a live view."""
+        proven = self.proven()
+        if proven:
+            return Standing(proven[0].plan, "replay", proven[0].score_s)
+        winner, leader = self._view.winner, self._view.leader
+        if winner is not None and (score := self._view.passed(winner)):
+            return Standing(winner.plan, "pipeline", score.value_s)
+        if leader is not None and (score := self._view.projected(leader)):
+            return Standing(leader.plan, "denoiser", score.value_s)
+        return None
+
+    def proven(self) -> tuple[Proven, ...]:
+        """Replayed finalists that no other dominates, best first."""
+        found = (self._proven(entry) for entry in uncovered(self._view, self._replayed()))
+        return tuple(item for item in found if item is not None)
+
+    def untried(self) -> tuple[Untried, ...]:
+        """Candidates that nothing ran of, each with its reason, best estimate first."""
+        idle = [entry for entry in self._entries if not self._ledger.tried(entry.digest)]
+        return tuple(Untried(e.plan, e.estimate, self._why_untried(e)) for e in idle)
+
+    @property
+    def _view(self) -> Prospects:
+        if self._latest is None:
+            self._latest = Prospects(
+                self._entries,
+                self._ledger,
+                self._judge,
+                reference=self._reference,
+                budget_bytes=self._budget_bytes,
+            )
+        return self._latest
+
+    def _replayed(self) -> list[Entry]:
+        """Entries that passed the gate and whose replay repeated it."""
+        replayed = [e for e in self._entries if self._ledger.measurement("replay", e.digest)]
+        return [entry for entry in replayed if self._view.passed(entry)]
+
+    def _proven(self, entry: Entry) -> Proven | None:
+        trial = self._ledger.get("pipeline", entry.digest)
+        replay = self._ledger.get("replay", entry.digest)
+        score = self._view.passed(entry)
+        if trial is None or replay is None or score is None:
+            return None
+        return Proven(entry.plan, entry.estimate, trial, replay, score.value_s)
+
+    def _why_untried(self, entry: Entry) -> str:
+        view = self._view
+        out = view.why_out(entry)
+        if out is not None:
+            return out
+        if view.projected(entry) is not None:
+            return "timed with another plan of the same denoiser, which was no better"
+        bound_s, incumbent_s = view.bound_s(entry), view.incumbent_s
+        if bound_s >= incumbent_s:
+            return f"at best {bound_s:.3g} s, and {incumbent_s:.3g} s was measured"
+        return f"no time; predicted {view.predicted_s(entry):.3g} s"

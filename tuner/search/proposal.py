@@ -1,0 +1,49 @@
+"""What a search answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.plan import Plan
+from registry.record import Estimate, Rung, Trial
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The trial to run next. `limit_s` is how long it may take without costing the time reserved
+    for proving the best plan; None without a time limit."""
+
+    rung: Rung
+    plan: Plan
+    estimate: Estimate
+    reason: str
+    limit_s: float | None
+
+
+@dataclass(frozen=True)
+class Untried:
+    """A candidate that nothing was measured of, and why."""
+
+    plan: Plan
+    estimate: Estimate
+    reason: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best plan known, and the highest rung that says so. `score_s` is the objective's."""
+
+    plan: Plan
+    rung: Rung
+    score_s: float
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What may be published: it passed the gate and was replayed."""
+
+    plan: Plan
+    estimate: Estimate
+    trial: Trial
+    replay: Trial
+    score_s: float

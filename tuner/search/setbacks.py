@@ -1,0 +1,119 @@
+"""What failures and rejected pictures imply for plans that did not run yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from registry.record import Trial
+from tuner.gate import REQUIRED, failed_metrics
+from tuner.search.entry import Entry
+from tuner.search.ledger import LADDER, LASTING, Ledger
+
+SUSPECT_CHANCE = 0.5
+MEMORY_CHANCE = 0.25
+FAILURES_TO_GIVE_UP = 2
+"""A choice that never worked halves a plan's chance for each failure it was part of; one that
+alone explains two lasting failures is given up. Where a plan ran out of memory, one predicted as
+large in the same places has a quarter of its chance left."""
+
+
+class Setbacks:
+    """A view of the ledger's failures. `worked` are the choices of plans that ran to their end."""
+
+    def __init__(
+        self, ledger: Ledger, entries: Mapping[str, Entry], worked: frozenset[str]
+    ) -> None:
+        self._ledger = ledger
+        self._entries = entries
+        self._worked = worked
+
+    @property
+    def any(self) -> bool:
+        """Whether anything failed yet."""
+        return bool(self._failed)
+
+    def own(self, entry: Entry) -> str | None:
+        """Why this very plan is out by its own trials, None if it is not."""
+        for rung in LADDER:
+            trial = self._ledger.get(rung, entry.digest)
+            if trial is not None and is_rejected(trial):
+                return f"{rung}: picture rejected"
+            if trial is not None and trial.failure is not None:
+                return f"{rung}: {trial.failure.kind}: {trial.failure.message}"
+        return None
+
+    def implied(self, entry: Entry) -> str | None:
+        """Why this plan is out by what others showed, None if it is not."""
+        if {entry.picture, entry.denoiser_picture} & self._refused_pictures:
+            return "the picture of a plan with the same quantization was rejected"
+        broken = sorted(entry.tried_together & self._given_up)
+        return f"{broken[0]} failed in every trial that had it" if broken else None
+
+    def chance(self, entry: Entry) -> float:
+        """Of running to the end, from 0 to 1, by the failures of plans like it."""
+        suspected = sum(len(suspects & entry.tried_together) for suspects in self._suspects)
+        crowded = sum(as_large(entry, failed) for failed in self.out_of_memory)
+        return SUSPECT_CHANCE**suspected * MEMORY_CHANCE**crowded
+
+    @cached_property
+    def out_of_memory(self) -> tuple[Entry, ...]:
+        failed = [trial for trial in self._failed if kind(trial) == "out_of_memory"]
+        return tuple(self._entries[trial.plan.digest] for trial in failed)
+
+    @cached_property
+    def _failed(self) -> tuple[Trial, ...]:
+        return tuple(t for t in self._ledger.failed() if t.plan.digest in self._entries)
+
+    @cached_property
+    def _blamed(self) -> tuple[tuple[Trial, frozenset[str]], ...]:
+        """Failures other than of memory or picture, with the choices that worked nowhere else."""
+        beside = ("out_of_memory", "rejected_quality")
+        failed = [trial for trial in self._failed if kind(trial) not in beside]
+        return tuple(
+            (t, self._entries[t.plan.digest].tried_together - self._worked) for t in failed
+        )
+
+    @cached_property
+    def _suspects(self) -> tuple[frozenset[str], ...]:
+        return tuple(suspects for _, suspects in self._blamed)
+
+    @cached_property
+    def _given_up(self) -> frozenset[str]:
+        """Choices that alone explain two lasting failures."""
+        alone = [s for trial, s in self._blamed if len(s) == 1 and kind(trial) in LASTING]
+        counts = Counter(choice for suspects in alone for choice in suspects)
+        return frozenset(name for name, count in counts.items() if count >= FAILURES_TO_GIVE_UP)
+
+    @cached_property
+    def _refused_pictures(self) -> frozenset[str]:
+        rejected = [t for rung in LADDER for t in self._ledger.at(rung) if is_rejected(t)]
+        return frozenset(name for trial in rejected for name in self._pictures(trial))
+
+    def _pictures(self, trial: Trial) -> Iterator[str]:
+        entry = self._entries.get(trial.plan.digest)
+        if entry is None:
+            return
+        if entry.picture is not None:
+            yield entry.picture
+        blamed = trial.quality is not None and REQUIRED in failed_metrics(trial.quality)
+        if blamed and entry.denoiser_picture is not None:
+            yield entry.denoiser_picture
+
+
+def as_large(entry: Entry, failed: Entry) -> bool:
+    """In the same places, and predicted to need no less device memory."""
+    same_places = entry.placements == failed.placements
+    return same_places and entry.estimate.peak_vram_bytes >= failed.estimate.peak_vram_bytes
+
+
+def kind(trial: Trial) -> str | None:
+    return None if trial.failure is None else trial.failure.kind
+
+
+def is_rejected(trial: Trial) -> bool:
+    """Whether it ran, and its picture was refused."""
+    if trial.quality is not None:
+        return not trial.quality.passed
+    return kind(trial) == "rejected_quality"

@@ -1,0 +1,185 @@
+"""The stages of a search: each looks at the finished trials and proposes one, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from registry.record import Rung
+from tuner.search.durations import Durations
+from tuner.search.entry import Entry
+from tuner.search.features import trial_cost
+from tuner.search.finalists import covered, ranked, uncovered
+from tuner.search.ledger import Ledger
+from tuner.search.proposal import Proposal
+from tuner.search.prospects import Prospects
+
+PROBES = 3
+"""Distinct denoisers timed before the first plan goes through the pipeline rung."""
+
+MIN_GAIN = 0.003
+"""Exploring ends when no candidate is expected to better the incumbent by this share."""
+
+SMALL_GAIN = 0.02
+"""For less than this, exploring leaves time to prove a second finalist too."""
+
+MAX_FINALISTS = 4
+LEANER = 0.75
+LEAST_CHANCE = 0.5
+"""A plan never timed is worth proving for its memory if it needs under this share of the least, and
+plans like it did not fail more than once."""
+
+TIME_MARGIN = 1.15
+"""How much longer than expected a trial is allowed for when time is reserved."""
+
+PROOF: tuple[Rung, ...] = ("pipeline", "replay")
+"""What a plan must still go through to be published."""
+
+
+class Stages:
+    """One moment's stages. `remaining_s` is None without a time limit."""
+
+    def __init__(self, view: Prospects, ledger: Ledger) -> None:
+        self._view = view
+        self._ledger = ledger
+        self._durations = Durations(view, ledger)
+
+    def probe(self, remaining_s: float | None) -> Proposal | None:
+        if self._view.timed_denoisers >= PROBES:
+            return None
+        return self.explore(remaining_s)
+
+    def prove_first(self, remaining_s: float | None) -> Proposal | None:
+        passed = [entry for entry in self._view.entries if self._view.passed(entry)]
+        if any(entry.digest != self._view.reference for entry in passed):
+            return None
+        return self.prove(remaining_s)
+
+    def explore(self, remaining_s: float | None) -> Proposal | None:
+        """The denoiser trial that promises most for each second it takes, while one can win."""
+        view = self._view
+        able = [e for e in view.unmeasured if self._fits(remaining_s, e, "denoiser", *PROOF)]
+        if not able:
+            return None
+        target_s = min([view.incumbent_s, *(view.predicted_s(entry) for entry in able)])
+        chosen = max(able, key=lambda entry: self._worth(entry, target_s))
+        if view.timed_denoisers == 0 and not view.setbacks.any:
+            chosen = min(able, key=self._plainness)
+        if not self._worth_exploring(able, chosen, remaining_s):
+            return None
+        reason = f"predicted {view.predicted_s(chosen):.3g} s, to beat {view.incumbent_s:.3g} s"
+        return self._proposal("denoiser", chosen, reason, remaining_s, PROOF)
+
+    def prove(self, remaining_s: float | None) -> Proposal | None:
+        """The leader through the pipeline; without time to measure any, the most promising."""
+        leader = self._view.leader
+        if leader is None or leader.digest == self._view.reference:
+            leader = self._most_promising()
+        if leader is None or self._ledger.get("pipeline", leader.digest) is not None:
+            return None
+        if not self._fits(remaining_s, leader, *PROOF):
+            return None
+        return self._proposal("pipeline", leader, "the best so far", remaining_s, PROOF[1:])
+
+    def replay_winner(self, remaining_s: float | None) -> Proposal | None:
+        winner = self._view.winner
+        return None if winner is None else self._replay(winner, remaining_s, "the winner")
+
+    def replay_others(self, remaining_s: float | None) -> Proposal | None:
+        passed = [entry for entry in self._view.entries if self._view.passed(entry)]
+        for entry in uncovered(self._view, passed):
+            if entry.digest != self._view.reference:
+                proposal = self._replay(entry, remaining_s, "no other dominates it")
+                if proposal is not None:
+                    return proposal
+        return None
+
+    def widen(self, remaining_s: float | None) -> Proposal | None:
+        """A plan that gives something the finalists do not: less memory, a faster start."""
+        view = self._view
+        passed = ranked(view, [entry for entry in view.entries if view.passed(entry)])
+        if not passed or len(passed) >= MAX_FINALISTS:
+            return None
+        timed = ranked(view, [entry for entry in view.entries if self._ready(entry)])
+        apart = [e for e, v in timed if not any(covered(v, other) for _, other in passed)]
+        least_bytes = min(vector[0] for _, vector in passed)
+        lean = sorted(self._lean(least_bytes), key=view.predicted_s)
+        entry = next((e for e in (*apart, *lean) if self._fits(remaining_s, e, *PROOF)), None)
+        if entry is None:
+            return None
+        reason = "less memory or a faster start than the finalists"
+        return self._proposal("pipeline", entry, reason, remaining_s, PROOF[1:])
+
+    def _lean(self, least_bytes: float) -> list[Entry]:
+        """Plans never timed that are predicted to need much less memory than any finalist."""
+        return [
+            entry
+            for entry in self._view.unmeasured
+            if entry.estimate.peak_vram_bytes < LEANER * least_bytes
+            and self._view.setbacks.chance(entry) >= LEAST_CHANCE
+        ]
+
+    def every_denoiser(self, remaining_s: float | None) -> Proposal | None:
+        for entry in self._view.entries:
+            idle = not self._ledger.tried(entry.digest) and self._view.own_failure(entry) is None
+            if idle and self._fits(remaining_s, entry, "denoiser", *PROOF):
+                return self._proposal("denoiser", entry, "exhaustive", remaining_s, PROOF)
+        return None
+
+    def every_pipeline(self, remaining_s: float | None) -> Proposal | None:
+        for entry in self._view.entries:
+            idle = self._ledger.get("pipeline", entry.digest) is None
+            ready = self._ledger.get("denoiser", entry.digest) is not None
+            if idle and ready and self._view.own_failure(entry) is None:
+                if self._fits(remaining_s, entry, *PROOF):
+                    return self._proposal("pipeline", entry, "exhaustive", remaining_s, PROOF[1:])
+        return None
+
+    def _worth_exploring(
+        self, able: Sequence[Entry], chosen: Entry, remaining_s: float | None
+    ) -> bool:
+        gain = max(self._view.gain(entry, self._view.incumbent_s) for entry in able)
+        enough_time = self._fits(remaining_s, chosen, "denoiser", *PROOF, *PROOF)
+        return gain >= (MIN_GAIN if enough_time else SMALL_GAIN)
+
+    def _most_promising(self) -> Entry | None:
+        target_s = self._view.incumbent_s
+        able = [e for e in self._view.unmeasured if self._view.gain(e, target_s) >= MIN_GAIN]
+        return max(able, key=lambda entry: self._view.gain(entry, target_s), default=None)
+
+    def _ready(self, entry: Entry) -> bool:
+        """Timed at the denoiser rung, not excluded, and not yet at the pipeline rung."""
+        return self._ledger.get("pipeline", entry.digest) is None and (
+            self._view.projected(entry) is not None and self._view.why_out(entry) is None
+        )
+
+    def _replay(self, entry: Entry, remaining_s: float | None, reason: str) -> Proposal | None:
+        done = self._ledger.get("replay", entry.digest) is not None
+        if done or not self._fits(remaining_s, entry, "replay"):
+            return None
+        return self._proposal("replay", entry, reason, remaining_s, ())
+
+    def _proposal(
+        self,
+        rung: Rung,
+        entry: Entry,
+        reason: str,
+        remaining_s: float | None,
+        then: Sequence[Rung],
+    ) -> Proposal:
+        limit_s = None if remaining_s is None else remaining_s - self._cost_s(entry, then)
+        return Proposal(rung, entry.plan, entry.estimate, reason, limit_s)
+
+    def _fits(self, remaining_s: float | None, entry: Entry, *rungs: Rung) -> bool:
+        return remaining_s is None or self._cost_s(entry, rungs) <= remaining_s
+
+    def _cost_s(self, entry: Entry, rungs: Sequence[Rung]) -> float:
+        return TIME_MARGIN * sum(self._durations.expected_s(rung, entry) for rung in rungs)
+
+    def _plainness(self, entry: Entry) -> tuple[bool, tuple[int, int, str]]:
+        """The first trial is the best estimate that compiles quickly, in its simplest form: with
+        nothing measured, an odd plan is only the more uncertain one."""
+        return (trial_cost(entry.plan) > 1.0, entry.order)
+
+    def _worth(self, entry: Entry, target_s: float) -> float:
+        """Expected gain for each second of trial."""
+        return self._view.gain(entry, target_s) / self._durations.expected_s("denoiser", entry)
