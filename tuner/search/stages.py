@@ -144,7 +144,7 @@ class Stages:
     def _most_promising(self) -> Entry | None:
         target_s = self._view.incumbent_s
         able = [e for e in self._view.unmeasured if self._view.gain(e, target_s) >= MIN_GAIN]
-        return max(able, key=lambda entry: self._view.gain(entry, target_s), default=None)
+        return min(able, key=self._plainness, default=None)
 
     def _ready(self, entry: Entry) -> bool:
         """Timed at the denoiser rung, not excluded, and not yet at the pipeline rung."""
