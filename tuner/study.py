@@ -22,7 +22,7 @@ from registry.studies import StudyEnd, StudyRow
 from tuner.candidate import Candidate
 from tuner.clock import Clock
 from tuner.config import Settings
-from tuner.corrections import learn
+from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
 from tuner.desk import Finished, TrialDesk
 from tuner.detect import Detection
@@ -98,7 +98,7 @@ class _Study:
 
     def run(self) -> StudyOutcome:
         inventory = self._inventory()
-        first = self._survey(inventory, CostModel(inventory, self._environment.hardware))
+        first = self._survey(inventory, self._cost_model(inventory))
         self._listener(StageStarted("space", _space_detail(first)))
         if not first.kept:
             raise NothingFits(
@@ -158,6 +158,12 @@ class _Study:
             now=self._clock.now(),
         )
 
+    def _cost_model(
+        self, inventory: ModelInventory, corrections: Corrections | None = None
+    ) -> CostModel:
+        isa = self._environment.runtime.cpu_isa
+        return CostModel(inventory, self._environment.hardware, corrections, cpu_isa=isa)
+
     def _survey(self, inventory: ModelInventory, model: CostModel) -> Survey:
         return survey(
             inventory,
@@ -175,7 +181,7 @@ class _Study:
         reference is still there."""
         plans = baseline_plans(inventory, self._environment)
         done = {trial.plan.digest: trial for trial in kept if trial.rung == "pipeline"}
-        model = CostModel(inventory, self._environment.hardware)
+        model = self._cost_model(inventory)
         self._listener(StageStarted("baseline", ""))
         reasons = []
         for plan in plans:
@@ -203,11 +209,11 @@ class _Study:
         self, inventory: ModelInventory, baseline: Trial, kept: Sequence[Trial]
     ) -> Search:
         """Candidates estimated again with what the baseline taught; finished trials told."""
-        hardware = self._environment.hardware
-        base_model = CostModel(inventory, hardware)
-        frozen = base_model.estimate(baseline.plan, self._request.workload, self._request.steps)
+        frozen = self._cost_model(inventory).estimate(
+            baseline.plan, self._request.workload, self._request.steps
+        )
         corrections = learn([(baseline.plan, frozen, measured(baseline))], inventory)
-        found = self._survey(inventory, CostModel(inventory, hardware, corrections))
+        found = self._survey(inventory, self._cost_model(inventory, corrections))
         reference = Candidate(baseline.plan, frozen)
         search = Search(
             found.kept or (reference,),
