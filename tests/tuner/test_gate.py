@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import pytest
+
+from registry.record import Measurement, Policy, QualityScore
+from tests.tuner.landscape import GB, SHAPE, measurement
+from tuner.gate import (
+    CEILING_DB,
+    POLICIES,
+    Metric,
+    cap_db,
+    failed_metrics,
+    judge,
+    replay_problems,
+    satisfies,
+)
+
+PROMPT = "a cat on a mat"
+
+
+def score(metric: Metric, value: float, *, seed: int = 0, step: int | None = None) -> QualityScore:
+    return QualityScore(
+        metric=metric, value=value, seed=seed, prompt=PROMPT, shape=SHAPE, step=step
+    )
+
+
+GOOD = (
+    score("sqnr_db", 24.0),
+    score("embedding_sqnr_db", 30.0),
+    score("psnr_db", 25.0),
+    score("ssim", 0.8),
+    score("lpips", 0.15),
+)
+
+
+def test_every_policy_has_a_threshold_for_every_metric_and_they_are_ordered() -> None:
+    assert set(POLICIES) == set(get_args(Policy))
+    for metric in get_args(Metric):
+        strict, balanced, fast = (POLICIES[name][metric] for name in ("strict", "balanced", "fast"))
+        if metric == "lpips":
+            assert strict < balanced < fast
+        else:
+            assert strict > balanced > fast
+
+
+def test_good_scores_pass() -> None:
+    quality = judge(GOOD, "balanced", calibrated=True)
+
+    assert quality.passed
+    assert quality.reasons == ()
+    assert quality.worst["sqnr_db"] == 24.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("sqnr_db", 14.9),
+        ("embedding_sqnr_db", 3.0),
+        ("psnr_db", 10.0),
+        ("ssim", 0.2),
+        ("lpips", 0.9),
+    ],
+)
+def test_one_bad_score_rejects_and_the_reason_names_it(metric: Metric, value: float) -> None:
+    bad = score(metric, value, seed=7, step=3)
+    quality = judge([*GOOD, bad], "balanced", calibrated=True)
+
+    assert not quality.passed
+    (reason,) = quality.reasons
+    for part in (metric, f"{value:.4g}", f"{POLICIES['balanced'][metric]:g}", "seed 7", PROMPT):
+        assert part in reason
+    assert "step 3" in reason
+    assert quality.worst[metric] == value
+    assert failed_metrics(quality) == {metric}
+
+
+def test_random_weights_are_held_to_signal_to_noise_alone() -> None:
+    noise = [score("sqnr_db", 22.0), score("psnr_db", 2.0), score("ssim", 0.0)]
+
+    assert judge(noise, "balanced", calibrated=False).passed
+    assert not judge(noise, "balanced", calibrated=True).passed
+    assert not judge([*noise, score("embedding_sqnr_db", 1.0)], "balanced", calibrated=False).passed
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_nothing_compared_is_not_passed(calibrated: bool) -> None:
+    assert not judge([], "fast", calibrated).passed
+    only_pictures = judge([score("psnr_db", 90.0)], "fast", calibrated)
+    assert not only_pictures.passed
+    assert "sqnr_db" in only_pictures.reasons[0]
+
+
+def test_a_score_that_is_no_number_rejects_all() -> None:
+    quality = judge(GOOD, "fast", calibrated=True, nonfinite=["psnr_db, seed 3"])
+
+    assert not quality.passed
+    assert "psnr_db, seed 3" in quality.reasons[0]
+
+
+def test_balanced_admits_fp8_per_row_and_rejects_three_bits() -> None:
+    assert judge([score("sqnr_db", 20.0)], "balanced", calibrated=False).passed
+    assert not judge([score("sqnr_db", 20.0)], "strict", calibrated=False).passed
+    assert judge([score("sqnr_db", 36.0)], "strict", calibrated=False).passed
+    for policy in get_args(Policy):
+        assert not judge([score("sqnr_db", 9.9)], policy, calibrated=False).passed
+
+
+def test_a_threshold_itself_is_accepted() -> None:
+    assert judge([score("sqnr_db", 15.0)], "balanced", calibrated=False).passed
+
+
+def test_equal_results_are_capped() -> None:
+    assert cap_db(math.inf) == CEILING_DB
+    assert cap_db(130.0) == CEILING_DB
+    assert cap_db(21.5) == 21.5
+    assert math.isnan(cap_db(math.nan))
+    assert cap_db(-math.inf) == -math.inf
+
+
+def test_evidence_of_one_policy_can_meet_another() -> None:
+    good = judge([score("sqnr_db", 33.0)], "balanced", calibrated=False)
+    fair = judge([score("sqnr_db", 12.0)], "fast", calibrated=False)
+    poor = judge([score("sqnr_db", 2.0)], "fast", calibrated=False)
+
+    assert satisfies(good, "strict")
+    assert satisfies(fair, "fast")
+    assert not satisfies(fair, "balanced")
+    assert not satisfies(poor, "fast")
+
+
+# Replays
+
+
+def proved(step_ms: float = 100.0, *, mad_ms: float = 0.0, layers: int = 304) -> Measurement:
+    return measurement("pipeline", step_ms, mad_ms=mad_ms, layers=layers)
+
+
+def replayed(
+    step_ms: float = 100.0, *, peak_bytes: int = 10 * GB, layers: int = 304
+) -> Measurement:
+    return measurement("replay", step_ms, peak_bytes=peak_bytes, layers=layers)
+
+
+def test_a_replay_within_the_tolerances_has_no_problem() -> None:
+    again = replayed(104.0, peak_bytes=int(10.19 * GB))
+    assert replay_problems(proved(), again) == ()
+    assert replay_problems(proved(), replayed(50.0, peak_bytes=5 * GB)) == ()
+
+
+def test_each_way_not_to_repeat_is_named() -> None:
+    (slow,) = replay_problems(proved(), replayed(110.0))
+    (large,) = replay_problems(proved(), replayed(peak_bytes=int(10.3 * GB)))
+    (other,) = replay_problems(proved(layers=304), replayed(layers=303))
+
+    assert "latency" in slow
+    assert "10300000000" in large
+    assert "transformer" in other
+    assert "303" in other
+
+
+def test_measured_noise_widens_the_latency_tolerance() -> None:
+    noisy = proved(100.0, mad_ms=5.0)
+
+    assert replay_problems(noisy, replayed(112.0)) == ()
+    assert replay_problems(noisy, replayed(120.0))
+
+
+def test_noise_of_few_samples_counts_for_nothing() -> None:
+    noisy = proved(100.0, mad_ms=5.0)
+    few = noisy.shapes[0].model_copy(
+        update={"latency_samples_s": noisy.shapes[0].latency_samples_s[:3]}
+    )
+
+    assert replay_problems(noisy.model_copy(update={"shapes": (few,)}), replayed(112.0))
+
+
+def test_steps_alone_are_no_replay() -> None:
+    steps_only = measurement("denoiser", 100.0)
+    assert "not timed" in replay_problems(steps_only, replayed())[0]

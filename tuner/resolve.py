@@ -1,0 +1,193 @@
+"""The answer to get-plan: the fastest proved plan that fits, and how it matches the question.
+
+Pure: stored candidates in, an Answer out. Fetch counts and requests to tune again are the caller's
+to write, after the answer is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from registry.base import Frozen
+from registry.environment import Environment
+from registry.errors import NoPlan, NothingFits
+from registry.plan import Plan
+from registry.record import Estimate, MatchKind, Measurement
+from registry.records import StoredRecord
+from tuner.matching import Request
+from tuner.proofs import Predictions, Proof, Proofs
+from tuner.units import format_bytes
+
+__all__ = ["Answer", "Predictions", "Request", "resolve", "tune_command"]
+
+CAVEATS: Mapping[MatchKind, str] = {
+    "architecture": "speed and memory hold for these weights; the picture is unproved",
+    "resolution": "memory at these shapes is predicted; compiled code may be made anew",
+    "stale": "figures are those of another environment; no artifacts are used",
+    "estimated": "nothing was measured: plan and figures are predicted",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`record` and `measurement` are None for an estimated plan. `estimate` is for the shapes asked
+    where they were not measured. `artifacts_apply`: the record's compiled code fits this very
+    environment. `retune_wanted`: a run here would replace this answer by a better known one."""
+
+    match: MatchKind
+    plan: Plan
+    record: StoredRecord | None = None
+    estimate: Estimate | None = None
+    mismatches: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    artifacts_apply: bool = False
+    retune_wanted: bool = False
+
+    @property
+    def measurement(self) -> Measurement | None:
+        return None if self.record is None else self.record.record.measurement
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for JSON or YAML."""
+        return {
+            "match": self.match,
+            "plan": self.plan.model_dump(mode="json"),
+            "plan_digest": self.plan.digest,
+            "measurement": _dump(self.measurement),
+            "estimate": _dump(self.estimate),
+            "record": None if self.record is None else _record_json(self.record),
+            "mismatches": list(self.mismatches),
+            "notes": list(self.notes),
+            "artifacts_apply": self.artifacts_apply,
+            "retune_wanted": self.retune_wanted,
+        }
+
+
+def resolve(
+    request: Request,
+    stored: Iterable[StoredRecord],
+    environment: Environment,
+    foresight: Predictions | None,
+) -> Answer:
+    """Among proved records within the budget and the policy the fastest of the best match kind.
+
+    `foresight` None: the model's inventory is unknown. Raises NoPlan where there is no answer (with
+    `strict`: none that is exact), and NothingFits where no plan can fit the budget.
+    """
+    proofs = Proofs(request, environment, foresight)
+    found = [proof for item in stored if (proof := proofs.consider(item)) is not None]
+    if found:
+        best = _answer(min(found, key=lambda proof: proof.order), proofs.notes)
+        if request.strict and best.match != "exact":
+            raise _none_exact(request, best)
+        return best
+    if request.strict or foresight is None:
+        raise _nothing_proved(request, foresight is not None, proofs.notes)
+    return _estimated(request, foresight, proofs.notes)
+
+
+def _answer(proof: Proof, notes: Sequence[str]) -> Answer:
+    exact = proof.match.kind == "exact"
+    record = proof.stored.record
+    return Answer(
+        match=proof.match.kind,
+        plan=record.plan,
+        record=proof.stored,
+        estimate=proof.estimate,
+        mismatches=proof.match.mismatches,
+        notes=(*_caveats(proof), *notes),
+        artifacts_apply=exact and bool(record.artifacts),
+        retune_wanted=not exact,
+    )
+
+
+def _caveats(proof: Proof) -> Iterator[str]:
+    """What the kind of match means for the figures."""
+    if not proof.stored.record.quality.calibrated:
+        yield "the picture was judged with random weights, by SQNR alone"
+    if proof.match.kind != "exact":
+        yield CAVEATS[proof.match.kind]
+
+
+def _estimated(request: Request, foresight: Predictions, notes: Sequence[str]) -> Answer:
+    best, smallest = foresight.best(
+        request.workload, request.budget_bytes, request.host_budget_bytes
+    )
+    if best is None:
+        raise _nothing_fits(request, smallest)
+    return Answer(
+        match="estimated",
+        plan=best.plan,
+        estimate=best.estimate,
+        notes=(CAVEATS["estimated"], *notes),
+        retune_wanted=True,
+    )
+
+
+def _nothing_fits(request: Request, smallest_bytes: int | None) -> NothingFits:
+    budget = format_bytes(request.budget_bytes)
+    if smallest_bytes is None:
+        return NothingFits(f"no plan for {request.model.name} can run on this machine at all")
+    return NothingFits(
+        f"no plan for {request.model.name} fits in {budget}; the smallest that would needs about "
+        f"{format_bytes(smallest_bytes)}",
+        hint="`tuner space` lists every plan with what it needs.",
+    )
+
+
+def _none_exact(request: Request, best: Answer) -> NoPlan:
+    return NoPlan(
+        f"no exact plan for {_question(request)}; the closest is {best.match}: "
+        + "; ".join(best.mismatches),
+        hint=f"Without --strict that one is given. To prove one here: {tune_command(request)}",
+    )
+
+
+def _nothing_proved(request: Request, known: bool, notes: Sequence[str]) -> NoPlan:
+    reasons = f" ({'; '.join(notes)})" if notes else ""
+    unknown = "" if known else ", and the model was never counted here, so none can be predicted"
+    return NoPlan(
+        f"no plan was proved for {_question(request)}{unknown}{reasons}",
+        hint=f"Find one with: {tune_command(request)}",
+    )
+
+
+def tune_command(request: Request) -> str:
+    """The `tuner run` that would prove an exact answer. A local folder is named by its name."""
+    shapes = request.workload.shapes
+    sizes = dict.fromkeys(f"{shape.width}x{shape.height}" for shape in shapes)
+    batches = dict.fromkeys(shape.batch_size for shape in shapes)
+    words = ["tuner run --model", request.model.name, "--vram", exact_bytes(request.budget_bytes)]
+    words += [f"--resolution {size}" for size in sizes]
+    words += [f"--batch-size {size}" for size in batches if list(batches) != [1]]
+    words += ["--weights random"] if request.model.weights == "random" else []
+    return " ".join(words)
+
+
+def exact_bytes(amount: int) -> str:
+    """In the largest unit that loses nothing: "24GB", "1536MB", "2147483648B"."""
+    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
+        if amount % factor == 0:
+            return f"{amount // factor}{unit}"
+    return f"{amount}B"
+
+
+def _question(request: Request) -> str:
+    budget = format_bytes(request.budget_bytes)
+    return f"{request.model.name} at {request.workload.label} in {budget} on this machine"
+
+
+def _record_json(stored: StoredRecord) -> dict[str, Any]:
+    """The record without what stands beside it in the answer, and without single scores."""
+    record = stored.record
+    body = record.model_dump(
+        mode="json", exclude={"plan": True, "measurement": True, "quality": {"scores"}}
+    )
+    times = {"published_at": stored.published_at.isoformat(), "fetches": stored.fetches}
+    return {"id": record.id, "speedup": record.speedup, **body, **times}
+
+
+def _dump(value: Frozen | None) -> dict[str, Any] | None:
+    return None if value is None else value.model_dump(mode="json")
