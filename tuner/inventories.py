@@ -46,6 +46,18 @@ def known_inventory(registry: Registry | None, model: ModelSpec) -> ModelInvento
     return catalog.shipped_inventory(model.catalog)
 
 
+def known_weights(registry: Registry | None, model: ModelSpec) -> str | None:
+    """Digest of the model's weights, where it was counted from these very weights; a shipped
+    inventory was counted from random ones."""
+    kept = registry.inventory(inventory_key(model)) if registry is not None else None
+    if kept is not None:
+        return kept.weights
+    if model.catalog is None or (model.ref.weights, model.seed) != ("random", 0):
+        return None
+    shipped = catalog.shipped_inventory(model.catalog)
+    return None if shipped is None else shipped.weights
+
+
 def counted_inventory(
     registry: Registry,
     model: ModelSpec,

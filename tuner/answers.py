@@ -1,0 +1,208 @@
+"""The one way from a question to a plan, for `tuner.get_plan` and `tuner get-plan` alike.
+
+Nothing here imports torch, and nothing is made on disk: a machine without a registry still gets an
+estimated plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from registry.client import open_registry
+from registry.environment import Environment
+from registry.errors import RegistryMissing, UntrustedArtifact
+from registry.inventory import ModelInventory
+from registry.plan import Plan
+from registry.record import ArtifactRef, MatchKind, Measurement, Objective, Policy
+from registry.records import StoredRecord
+from registry.store import Registry
+from registry.workload import Weights, Workload
+from tuner.config import Settings, load_settings
+from tuner.detect import Detection, detect
+from tuner.foresight import Foresight
+from tuner.inventories import known_inventory, known_weights
+from tuner.models import resolve_model
+from tuner.protocol import ModelSpec
+from tuner.resolve import Answer, Request, resolve
+from tuner.shapes import require_factor, workload_of
+from tuner.units import parse_bytes
+
+if TYPE_CHECKING:
+    from registry.signing import SigningKeys
+
+
+class PlanOptions(TypedDict, total=False):
+    """What may be said beside model, budget and size.
+
+    `registry` is a path or URL (default: TUNER_REGISTRY, else the user's own); `gpu` as in `--gpu`;
+    `host_memory` a size such as "32GB", or bytes. `strict` refuses everything but an exact match.
+    """
+
+    registry: str | Path | None
+    gpu: str | None
+    host_memory: str | int | None
+    weights: Weights
+    revision: str | None
+    policy: Policy
+    objective: Objective
+    strict: bool
+
+
+@dataclass(frozen=True)
+class PlanAnswer:
+    """A plan, how it was found, and what is needed to use it here.
+
+    `answer` has the details: mismatches, notes, estimate. `registry` is None where there is none.
+    """
+
+    model: ModelSpec
+    environment: Environment
+    answer: Answer
+    registry: Registry | None
+    settings: Settings
+
+    @property
+    def match(self) -> MatchKind:
+        return self.answer.match
+
+    @property
+    def plan(self) -> Plan:
+        return self.answer.plan
+
+    @property
+    def measurement(self) -> Measurement | None:
+        return self.answer.measurement
+
+    @property
+    def stored(self) -> StoredRecord | None:
+        """The record the plan comes from; None for an estimated plan."""
+        return self.answer.record
+
+    @property
+    def record_id(self) -> str | None:
+        return None if self.stored is None else self.stored.record.id
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.answer.notes
+
+    @property
+    def artifacts_apply(self) -> bool:
+        return self.answer.artifacts_apply
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for JSON or YAML."""
+        return self.answer.to_json()
+
+    def trusted_path(self, artifact: ArtifactRef) -> Path:
+        """The file of one of the record's artifacts, its signature verified on its very bytes.
+
+        Raises UntrustedArtifact and RegistryError.
+        """
+        if self.registry is None or self.stored is None:
+            raise UntrustedArtifact("an estimated plan has no artifacts")
+        return self.registry.trusted_artifact(self.stored, artifact, self._keys())
+
+    def note_fetch(self) -> None:
+        """Count the answer, best effort."""
+        if self.registry is not None and self.record_id is not None:
+            self.registry.note_fetch(self.record_id, datetime.now(UTC))
+
+    def _keys(self) -> SigningKeys:
+        from registry.signing import SigningKeys
+
+        return SigningKeys(self.settings.config_dir)
+
+
+def get_plan(
+    model: str,
+    *,
+    vram: str | int,
+    height: int,
+    width: int,
+    batch_size: int = 1,
+    **options: Unpack[PlanOptions],
+) -> PlanAnswer:
+    """The best plan known for this machine: proved within the budget if any is, else estimated.
+
+    `vram` is a size such as "24GB", or bytes. Raises InvalidInput, NoPlan (nothing is known; with
+    `strict`, nothing exact), NothingFits, DeviceError and RegistryError.
+    """
+    answer = find_plan(model, bytes_of(vram), workload_of([(width, height)], [batch_size]), options)
+    answer.note_fetch()
+    return answer
+
+
+def find_plan(
+    model: str, budget_bytes: int, workload: Workload, options: PlanOptions
+) -> PlanAnswer:
+    """`get_plan` without counting the fetch, so that it can be counted after the answer is out."""
+    spec = resolve_model(
+        model, weights=options.get("weights", "pretrained"), revision=options.get("revision")
+    )
+    settings = load_settings()
+    registry, missing = _opened(options.get("registry") or settings.registry)
+    detection = detect(options.get("gpu"), settings=settings)
+    inventory = known_inventory(registry, spec)
+    if inventory is not None:
+        require_factor(workload.shapes, inventory.resolution_factor, spec.ref.name)
+    request = _request(spec, budget_bytes, workload, options, inventory, registry)
+    foresight = None if inventory is None else Foresight(inventory, detection.environment)
+    stored = tuple(_candidates(registry, request, detection))
+    answer = resolve(request, stored, detection.environment, foresight)
+    notes = (*answer.notes, *detection.problems, *missing)
+    answer = replace(answer, notes=notes)
+    return PlanAnswer(spec, detection.environment, answer, registry, settings)
+
+
+def bytes_of(amount: str | int) -> int:
+    """Bytes of "24GB" or of a number of them. Raises InvalidInput."""
+    return amount if isinstance(amount, int) else parse_bytes(amount)
+
+
+def _opened(registry: str | Path) -> tuple[Registry | None, tuple[str, ...]]:
+    try:
+        return open_registry(registry, create=False), ()
+    except RegistryMissing as error:
+        return None, (error.message,)
+
+
+def _request(
+    spec: ModelSpec,
+    budget_bytes: int,
+    workload: Workload,
+    options: PlanOptions,
+    inventory: ModelInventory | None,
+    registry: Registry | None,
+) -> Request:
+    host_memory = options.get("host_memory")
+    return Request(
+        model=spec.ref,
+        workload=workload,
+        budget_bytes=budget_bytes,
+        host_budget_bytes=None if host_memory is None else bytes_of(host_memory),
+        policy=options.get("policy", "balanced"),
+        objective=options.get("objective", "latency"),
+        strict=options.get("strict", False),
+        architecture=None if inventory is None else inventory.architecture,
+        weights=known_weights(registry, spec),
+    )
+
+
+def _candidates(
+    registry: Registry | None, request: Request, detection: Detection
+) -> Iterator[StoredRecord]:
+    """Records of the same architecture, whatever they are called, and of the same name."""
+    if registry is None:
+        return
+    device = detection.environment.hardware.device
+    found = registry.candidates(model_name=request.model.name, device=device)
+    yield from found
+    if request.architecture is not None:
+        named = {item.record.id for item in found}
+        alike = registry.candidates(architecture=request.architecture, device=device)
+        yield from (item for item in alike if item.record.id not in named)

@@ -1,0 +1,111 @@
+"""`tuner get-plan`: the best plan known for this machine, printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tuner.cli.options import (
+    OBJECTIVES,
+    RESOLUTION,
+    gpu_option,
+    host_memory_option,
+    model_option,
+    policy_option,
+    registry_option,
+    revision_option,
+    vram_option,
+    weights_option,
+)
+from tuner.cli.output import print_json
+
+if TYPE_CHECKING:
+    from tuner.answers import PlanAnswer
+    from tuner.shapes import Size
+
+
+@click.command("get-plan")
+@model_option()
+@vram_option()
+@host_memory_option()
+@click.option(
+    "--resolution",
+    type=RESOLUTION,
+    help="Picture size as WIDTHxHEIGHT.  [default: the model's own]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@weights_option()
+@revision_option()
+@policy_option()
+@click.option("--objective", type=OBJECTIVES, default="latency", show_default=True)
+@click.option("--strict", is_flag=True, help="Accept an exact match only; else exit code 3.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "yaml", "python"]),
+    default="json",
+    show_default=True,
+    help="`python` is a diffusers script that does by hand what the plan says.",
+)
+@gpu_option()
+@registry_option()
+def command(
+    model: str,
+    budget_bytes: int,
+    resolution: Size | None,
+    batch_size: int,
+    form: str,
+    **options: Any,
+) -> None:
+    """Print the best plan known for a model on this machine within a memory budget.
+
+    The answer says how it matched: exact, architecture, resolution, stale or estimated. Nothing is
+    measured here, and torch is not imported.
+    """
+    answer = ask(model, budget_bytes, resolution, batch_size, options)
+    if form == "json":
+        print_json(answer.to_json())
+    else:
+        click.echo(_yaml(answer) if form == "yaml" else _script(answer), nl=False)
+    answer.note_fetch()
+
+
+def ask(
+    model: str,
+    budget_bytes: int,
+    resolution: Size | None,
+    batch_size: int,
+    options: dict[str, Any],
+) -> PlanAnswer:
+    """The answer, its fetch not yet counted."""
+    from tuner.answers import PlanOptions, find_plan
+    from tuner.cli.workloads import workload_for
+    from tuner.models import resolve_model
+
+    spec = resolve_model(model, weights=options["weights"], revision=options["revision"])
+    workload = workload_for(spec, (resolution,) if resolution else (), (batch_size,))
+    asked = PlanOptions(
+        registry=options["registry_url"],
+        gpu=options["gpu"],
+        host_memory=options["host_budget_bytes"],
+        weights=options["weights"],
+        revision=options["revision"],
+        policy=options["policy"],
+        objective=options["objective"],
+        strict=options["strict"],
+    )
+    return find_plan(model, budget_bytes, workload, asked)
+
+
+def _yaml(answer: PlanAnswer) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(answer.to_json(), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _script(answer: PlanAnswer) -> str:
+    from tuner.export import diffusers_script
+
+    return diffusers_script(answer)
