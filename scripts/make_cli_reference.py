@@ -38,7 +38,7 @@ def section(command: click.Command, context: click.Context) -> list[str]:
     options = [record for record in option_records(command, context) if record]
     if options:
         lines += ["| option | meaning |", "|---|---|"]
-        lines += [f"| `{name}` | {cell(text)} |" for name, text in options]
+        lines += [f"| `{cell(name)}` | {cell(text)} |" for name, text in options]
         lines.append("")
     return lines
 
