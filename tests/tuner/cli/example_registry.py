@@ -46,6 +46,9 @@ ESTIMATE = Estimate(
     latency_s=0.03,
     source="roofline",
 )
+QUALITY = Quality(
+    policy="balanced", passed=True, calibrated=False, worst={"sqnr_db": 38.2}, scores=()
+)
 
 
 def environment(driver: str | None = None) -> Environment:
@@ -86,18 +89,27 @@ def measurement(step_ms: float, latency_s: float, peak_vram_bytes: int) -> Measu
     return Measurement(rung="replay", shapes=(shape,), memory=memory, load_s=1.0, start_s=2.0)
 
 
-def record(study: str, created_at: datetime, *, step_ms: float = 5.0) -> TuningRecord:
-    env = environment()
+def record(
+    study: str,
+    created_at: datetime,
+    *,
+    step_ms: float = 5.0,
+    model: ModelRef = MODEL,
+    proved_on: Environment | None = None,
+    architecture: str = "a" * 64,
+    weights: str = "b" * 64,
+) -> TuningRecord:
+    env = proved_on or environment()
     return TuningRecord(
         key=RecordKey(
-            architecture="a" * 64,
-            weights="b" * 64,
+            architecture=architecture,
+            weights=weights,
             workload=WORKLOAD.digest,
             hardware=env.hardware.digest,
             runtime=env.runtime.digest,
             plan=WINNER.digest,
         ),
-        model=MODEL,
+        model=model,
         pipeline_class="FluxPipeline",
         workload=WORKLOAD,
         environment=env,
@@ -108,9 +120,7 @@ def record(study: str, created_at: datetime, *, step_ms: float = 5.0) -> TuningR
         measurement=measurement(step_ms, 0.025, 850_000_000),
         baseline_plan=BASELINE,
         baseline=measurement(10.0, 0.05, 1_000_000_000),
-        quality=Quality(
-            policy="balanced", passed=True, calibrated=False, worst={"sqnr_db": 38.2}, scores=()
-        ),
+        quality=QUALITY,
         study=study,
         created_at=created_at,
     )

@@ -1,0 +1,178 @@
+"""From a question to a plan through a real registry: every kind of match, and none at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.client import open_registry
+from registry.environment import Environment
+from registry.errors import InvalidInput, NoPlan, NothingFits, UnknownModel, UntrustedArtifact
+from registry.record import ArtifactRef, TuningRecord
+from registry.signing import SigningKeys
+from registry.store import Registry
+from registry.workload import ModelRef
+from tests.tuner.cli import example_registry as example
+from tuner import catalog
+from tuner.answers import PlanAnswer, get_plan
+from tuner.config import load_settings
+from tuner.detect import detect
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks for tiny-flux on this machine's processor; `path` is the registry."""
+
+    path: Path
+    registry: Registry
+    here: Environment
+
+    def publish(
+        self,
+        *,
+        artifacts: tuple[ArtifactRef, ...] = (),
+        keys: SigningKeys | None = None,
+        **changes: Any,
+    ) -> TuningRecord:
+        """A record that matches exactly, but for `changes`."""
+        inventory = catalog.shipped_inventory("tiny-flux")
+        assert inventory is not None
+        exact = {
+            "proved_on": self.here,
+            "architecture": inventory.architecture,
+            "weights": inventory.weights,
+        }
+        record = example.record("study", example.NOW, **{**exact, **changes})
+        record = record.model_copy(update={"artifacts": artifacts})
+        self.registry.publish([record], now=example.NOW, keys=keys)
+        return record
+
+    def ask(self, vram: str | int = "2GB", size: int = 64, **options: Any) -> PlanAnswer:
+        given = {"registry": self.path, "gpu": "cpu", **options}
+        return get_plan("tiny-flux", vram=vram, height=size, width=size, **given)
+
+
+@pytest.fixture
+def asker(tmp_path: Path, home: Path) -> Asker:
+    path = tmp_path / "plans.db"
+    return Asker(path, open_registry(path), detect("cpu").environment)
+
+
+def test_a_proved_plan_of_this_very_machine(asker: Asker) -> None:
+    record = asker.publish()
+    answer = asker.ask()
+    assert (answer.match, answer.record_id) == ("exact", record.id)
+    assert answer.plan == record.plan
+    assert answer.measurement == record.measurement
+
+
+def test_artifacts_are_given_out_once_their_signature_is_verified(asker: Asker) -> None:
+    ref = asker.registry.put_artifact("compile_cache", b"compiled")
+    asker.publish(artifacts=(ref,), keys=SigningKeys(load_settings().config_dir))
+    answer = asker.ask()
+    assert answer.artifacts_apply
+    assert answer.trusted_path(ref).read_bytes() == b"compiled"
+
+
+def test_artifacts_without_a_signature_stay_where_they_are(asker: Asker) -> None:
+    ref = asker.registry.put_artifact("compile_cache", b"compiled")
+    asker.publish(artifacts=(ref,))
+    with pytest.raises(UntrustedArtifact):
+        asker.ask().trusted_path(ref)
+
+
+def test_an_answer_is_counted(asker: Asker) -> None:
+    record = asker.publish()
+    asker.ask()
+    asker.ask()
+    assert asker.registry.record(record.id).fetches == 2
+
+
+def test_another_version_is_stale_and_says_which(asker: Asker) -> None:
+    runtime = asker.here.runtime.model_copy(update={"torch": "2.99.0"})
+    asker.publish(proved_on=asker.here.model_copy(update={"runtime": runtime}))
+    answer = asker.ask()
+    assert answer.match == "stale"
+    assert any("2.99.0" in text for text in answer.answer.mismatches)
+    assert not answer.artifacts_apply
+
+
+def test_a_fine_tune_is_found_by_its_architecture(asker: Asker) -> None:
+    other = ModelRef(name="my-finetune", source="local", weights="pretrained")
+    record = asker.publish(model=other, weights="f" * 64)
+    answer = asker.ask()
+    assert (answer.match, answer.record_id) == ("architecture", record.id)
+
+
+def test_another_size_is_estimated_from_the_measured_one(asker: Asker) -> None:
+    asker.publish()
+    answer = asker.ask(size=128)
+    assert answer.match == "resolution"
+    assert answer.answer.estimate is not None
+
+
+def test_another_device_proves_nothing(asker: Asker) -> None:
+    asker.publish(proved_on=example.environment())
+    assert asker.ask().match == "estimated"
+
+
+def test_what_is_out_of_service_is_not_served(asker: Asker) -> None:
+    record = asker.publish()
+    asker.registry.revoke(record.id, reason="grey pictures", now=example.NOW)
+    assert asker.ask().match == "estimated"
+
+
+def test_strict_takes_an_exact_match_only(asker: Asker) -> None:
+    with pytest.raises(NoPlan):
+        asker.ask(strict=True)
+    asker.publish()
+    assert asker.ask(strict=True).match == "exact"
+    with pytest.raises(NoPlan):
+        asker.ask(strict=True, size=128)
+
+
+def test_without_a_registry_the_plan_is_estimated_and_nothing_is_made(home: Path) -> None:
+    answer = get_plan("tiny-flux", vram=2 * 10**9, height=64, width=64, gpu="cpu")
+    assert (answer.match, answer.record_id, answer.registry) == ("estimated", None, None)
+    assert any("there is no registry" in note for note in answer.notes)
+    assert list(home.iterdir()) == []
+    with pytest.raises(UntrustedArtifact):
+        answer.trusted_path(ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=1))
+
+
+def test_a_newer_registry_that_may_only_be_read_still_answers(asker: Asker) -> None:
+    record = asker.publish()
+    with sqlite3.connect(asker.path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9_0_0'")
+    connection.close()
+    assert asker.ask().record_id == record.id
+    assert open_registry(asker.path, create=False).record(record.id).fetches == 0
+
+
+def test_nothing_is_known_of_a_model_that_was_never_counted(asker: Asker) -> None:
+    with pytest.raises(NoPlan):
+        get_plan("a/b", vram="2GB", height=64, width=64, gpu="cpu", registry=asker.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"vram": "24 parsecs"}, InvalidInput, "24 parsecs"),
+        ({"vram": "1KB"}, NothingFits, "1.00 KB"),
+        ({"height": 63}, InvalidInput, "64x63"),
+        ({"batch_size": -1}, InvalidInput, "-1"),
+        ({"model": "no-such-model"}, UnknownModel, "no-such-model"),
+        ({"host_memory": "much"}, InvalidInput, "much"),
+    ],
+)
+def test_bad_questions_are_refused_by_name(
+    asker: Asker, changes: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    asked = {"model": "tiny-flux", "vram": "2GB", "height": 64, "width": 64, **changes}
+    model = asked.pop("model")
+    with pytest.raises(error, match=named):
+        get_plan(model, registry=asker.path, gpu="cpu", **asked)
