@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from registry.client import open_registry
 from registry.environment import Environment
-from registry.errors import RegistryMissing, UntrustedArtifact
+from registry.errors import NoPlan, RegistryMissing, UntrustedArtifact
 from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.record import ArtifactRef, MatchKind, Measurement, Objective, Policy
@@ -56,12 +56,15 @@ class PlanOptions(TypedDict, total=False):
 class PlanAnswer:
     """A plan, how it was found, and what is needed to use it here.
 
-    `answer` has the details: mismatches, notes, estimate. `registry` is None where there is none.
+    `answer` has the details: mismatches, notes, estimate. `inventory` is None where the model was
+    never counted, `registry` where there is none.
     """
 
     model: ModelSpec
+    workload: Workload
     environment: Environment
     answer: Answer
+    inventory: ModelInventory | None
     registry: Registry | None
     settings: Settings
 
@@ -94,6 +97,21 @@ class PlanAnswer:
     def artifacts_apply(self) -> bool:
         return self.answer.artifacts_apply
 
+    def script(self) -> str:
+        """A diffusers script that does by hand what the plan says. Raises InvalidPlan where none
+        can follow it."""
+        from tuner.export import diffusers_script
+
+        measured = self.measurement
+        return diffusers_script(
+            self.plan,
+            model=self.model,
+            pipeline_class=self._pipeline_class(),
+            inventory=self.inventory,
+            shape=self.workload.shapes[0],
+            steps=None if measured is None else measured.shapes[0].steps,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""
         return self.answer.to_json()
@@ -111,6 +129,14 @@ class PlanAnswer:
         """Count the answer, best effort."""
         if self.registry is not None and self.record_id is not None:
             self.registry.note_fetch(self.record_id, datetime.now(UTC))
+
+    def _pipeline_class(self) -> str:
+        """A plan comes from a record or from an inventory; both name it."""
+        if self.stored is not None:
+            return self.stored.record.pipeline_class
+        if self.inventory is None:
+            raise NoPlan("nothing is known of the model's pipeline")
+        return self.inventory.pipeline_class
 
     def _keys(self) -> SigningKeys:
         from registry.signing import SigningKeys
@@ -156,7 +182,15 @@ def find_plan(
     answer = resolve(request, stored, detection.environment, foresight)
     notes = (*answer.notes, *detection.problems, *missing)
     answer = replace(answer, notes=notes)
-    return PlanAnswer(spec, detection.environment, answer, registry, settings)
+    return PlanAnswer(
+        model=spec,
+        workload=workload,
+        environment=detection.environment,
+        answer=answer,
+        inventory=inventory,
+        registry=registry,
+        settings=settings,
+    )
 
 
 def bytes_of(amount: str | int) -> int:

@@ -67,7 +67,7 @@ def command(
     if form == "json":
         print_json(answer.to_json())
     else:
-        click.echo(_yaml(answer) if form == "yaml" else _script(answer), nl=False)
+        click.echo(_yaml(answer) if form == "yaml" else answer.script(), nl=False)
     answer.note_fetch()
 
 
@@ -103,9 +103,3 @@ def _yaml(answer: PlanAnswer) -> str:
 
     text: str = yaml.safe_dump(answer.to_json(), sort_keys=False, allow_unicode=True)
     return text
-
-
-def _script(answer: PlanAnswer) -> str:
-    from tuner.export import diffusers_script
-
-    return diffusers_script(answer)
