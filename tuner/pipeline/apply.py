@@ -6,30 +6,47 @@ backend; memory format; placement; compilation; VAE options; text padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from registry.base import Frozen
-from registry.errors import InvalidPlan, PlanConflict
-from registry.plan import ComponentPlan, Plan
+from registry.environment import Environment
+from registry.errors import PlanConflict
+from registry.plan import Plan
+from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
 from tuner.pipeline.compile import compile_component
+from tuner.pipeline.dtypes import DTYPES, cast
 from tuner.pipeline.fuse import fuse
-from tuner.pipeline.load import DTYPES, LayerDone, load_skeleton, load_weights, materialise
-from tuner.pipeline.place import pipeline_modules, place
-from tuner.pipeline.quantize import is_quantized
+from tuner.pipeline.load import LayerDone, load_weights, materialise
+from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
+from tuner.pipeline.process_options import set_process_options
+from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.weights import ModuleWeights
 from tuner.protocol import ModelSpec
 
 
 class ApplyReport(Frozen):
-    """What `apply` did. `budget_proved` is True only for a plan with an exact record."""
+    """What `apply` did: components that took the plan, and what stood against it elsewhere.
+    `budget_proved` is True only for a plan with an exact record."""
 
     applied: tuple[str, ...]
     conflicts: tuple[str, ...] = ()
     budget_proved: bool = False
+
+
+def default_device() -> torch.device:
+    """The current CUDA device where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def device_of(environment: Environment) -> torch.device:
+    """The device that plans for this environment run on, in this process."""
+    return default_device() if environment.hardware.device == "cuda" else torch.device("cpu")
 
 
 def nothing_done(component: str, done: int, total: int) -> None:
@@ -42,17 +59,21 @@ def load(
     device: torch.device,
     *,
     on_layer: LayerDone = nothing_done,
-    after_weights: Callable[[], None] = lambda: None,
 ) -> Any:
-    """The model as a diffusers pipeline under `plan`, its weights loaded layer by layer."""
-    set_process_options(plan)
-    skeleton = load_skeleton(spec, plan)
-    check_components(plan, skeleton.modules)
-    load_weights(skeleton, spec, plan, device, on_layer)
+    """The model as a diffusers pipeline under `plan`, its weights loaded layer by layer.
+
+    Raises InvalidPlan for a plan the model cannot take, before any weight is read, and
+    PlanConflict for a process in which the plan's settings can no longer be made.
+    """
+    conflicts = set_process_options(plan, device)
+    if conflicts:
+        raise PlanConflict("; ".join(conflicts))
+    skeleton = build_skeleton(spec, DTYPES[plan.pipeline.dtype])
     pipe = skeleton.pipeline()
+    check_plan(plan, pipe, skeleton.modules, device)
+    load_weights(skeleton, spec, plan, device, on_layer)
     pipe.set_progress_bar_config(disable=True)
-    finish(pipe, plan, device)
-    after_weights()
+    _finish(pipe, plan, device, skeleton.modules)
     return pipe
 
 
@@ -61,27 +82,48 @@ def apply(
 ) -> ApplyReport:
     """Apply `plan` to an app's own pipeline, whose weights lie on the CPU.
 
-    Raises PlanConflict for a pipeline that is already compiled, quantized, hooked or moved to a
-    device, unless `allow_partial`: then what conflicts is left as it is and reported.
+    Raises InvalidPlan for a plan the pipeline cannot take, and PlanConflict for a pipeline that is
+    already compiled, quantized, hooked or moved to a device; nothing was touched then. With
+    `allow_partial` what conflicts is left as it is and reported.
     """
     modules = pipeline_modules(pipe)
-    check_components(plan, modules)
-    conflicts = find_conflicts(modules)
+    check_plan(plan, pipe, modules, device)
+    taken = find_conflicts(modules)
+    conflicts = [*taken.values(), *_whole_conflicts(plan, taken)]
     if conflicts and not allow_partial:
         raise PlanConflict(
-            "the plan cannot be applied as written: " + "; ".join(conflicts.values()),
+            "the plan cannot be applied as written: " + "; ".join(conflicts),
             hint="Pass a pipeline fresh from from_pretrained on the CPU, or allow_partial=True.",
         )
-    set_process_options(plan)
-    free = {name: module for name, module in modules.items() if name not in conflicts}
+    if _whole_conflicts(plan, taken):
+        return ApplyReport(applied=(), conflicts=tuple(conflicts))
+    conflicts += _settings(plan, device, allow_partial=allow_partial)
+    free = {name: module for name, module in modules.items() if name not in taken}
     for name, module in free.items():
         _rebuild(name, module, plan, device)
-    finish(pipe, plan, device, only=frozenset(free))
-    return ApplyReport(applied=tuple(sorted(free)), conflicts=tuple(conflicts.values()))
+    _finish(pipe, plan, device, free)
+    return ApplyReport(applied=tuple(sorted(free)), conflicts=tuple(conflicts))
+
+
+def _whole_conflicts(plan: Plan, taken: Mapping[str, str]) -> list[str]:
+    """Offloading a whole pipeline of which a part is not free: then nothing can be applied."""
+    kinds = {item.placement.kind for item in plan.pipeline.components.values()}
+    return [
+        f"{whole} is for all components of a pipeline"
+        for whole in WHOLE_PIPELINE
+        if taken and whole in kinds
+    ]
+
+
+def _settings(plan: Plan, device: torch.device, *, allow_partial: bool) -> tuple[str, ...]:
+    conflicts = set_process_options(plan, device)
+    if conflicts and not allow_partial:
+        raise PlanConflict("; ".join(conflicts))
+    return conflicts
 
 
 def _rebuild(name: str, module: nn.Module, plan: Plan, device: torch.device) -> None:
-    module.to(DTYPES[plan.pipeline.dtype])
+    cast(module, DTYPES[plan.pipeline.dtype])
     if plan.pipeline.fuse_qkv:
         fuse(module)
     weights = ModuleWeights(dict(module.named_parameters()))
@@ -89,95 +131,30 @@ def _rebuild(name: str, module: nn.Module, plan: Plan, device: torch.device) -> 
     materialise(name, module, weights, component, device, nothing_done)
 
 
-def find_conflicts(modules: dict[str, nn.Module]) -> dict[str, str]:
-    """Why a component cannot take a plan, by component name."""
-    found: dict[str, str] = {}
-    for name, module in modules.items():
-        reason = _conflict(module)
-        if reason:
-            found[name] = f"{name} {reason}"
-    return found
-
-
-def _conflict(module: nn.Module) -> str | None:
-    layers = list(module.modules())
-    if any(layer._compiled_call_impl is not None for layer in layers):
-        return "is already compiled"
-    if type(module).__name__ == "OptimizedModule":
-        return "is already compiled"
-    if any(is_quantized(layer) for layer in layers):
-        return "is already quantized"
-    if any(hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook") for layer in layers):
-        return "already has offload or cache hooks"
-    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
-    return None if device == "cpu" else f"has its weights on {device!r}, not on the CPU"
-
-
-def check_components(plan: Plan, modules: Any) -> None:
-    """Raises InvalidPlan for a plan that names a component the pipeline does not have."""
-    unknown = sorted(set(plan.pipeline.components) - set(modules))
-    if unknown:
-        raise InvalidPlan(
-            f"the plan names {', '.join(unknown)}, which this pipeline does not have;"
-            f" its components: {', '.join(sorted(modules))}"
-        )
-
-
-def finish(
-    pipe: Any, plan: Plan, device: torch.device, *, only: frozenset[str] | None = None
-) -> None:
-    """Everything after the weights. `only` limits it to some components (a partial apply)."""
+def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, nn.Module]) -> None:
+    """Everything after the weights, for `modules` of the pipeline."""
     options = plan.pipeline
-    modules = pipeline_modules(pipe)
     for name, module in modules.items():
-        if only is None or name in only:
-            _before_placement(module, options.component(name), plan)
-    if only is None or only == frozenset(modules):
-        place(pipe, options, device)
+        if options.attention_backend != "default" and takes_attention_backend(module):
+            module.set_attention_backend(options.attention_backend)  # type: ignore[operator]
+        if options.component(name).channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place(pipe, options, device, modules)
     for name, module in modules.items():
-        if only is None or name in only:
-            compile_component(name, module, options.component(name).compilation)
-    _vae_options(pipe, plan)
-    _pad_text(pipe, options.text_tokens)
-
-
-def _before_placement(module: nn.Module, component: ComponentPlan, plan: Plan) -> None:
-    backend = plan.pipeline.attention_backend
-    if backend != "default" and is_denoiser(module):
-        module.set_attention_backend(backend)  # type: ignore[operator]
-    if component.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def is_denoiser(module: nn.Module) -> bool:
-    """Whether a module is a diffusers model with attention processors and no decoder."""
-    return hasattr(module, "set_attention_backend") and not hasattr(module, "decode")
-
-
-def _vae_options(pipe: Any, plan: Plan) -> None:
-    if plan.pipeline.vae.tiling:
+        compile_component(name, module, options.component(name).compilation)
+    if options.vae.tiling:
         pipe.vae.enable_tiling()
-    if plan.pipeline.vae.slicing:
+    if options.vae.slicing:
         pipe.vae.enable_slicing()
+    if options.text_tokens is not None:
+        _pad_text(pipe, options.text_tokens)
 
 
-def _pad_text(pipe: Any, text_tokens: int | None) -> None:
+def _pad_text(pipe: Any, text_tokens: int) -> None:
     """Every prompt padded to one length, whatever the caller says: one shape, one graph."""
-    if text_tokens is None:
-        return
     encode = pipe.encode_prompt
 
     def padded(*args: Any, **kwargs: Any) -> Any:
         return encode(*args, **{**kwargs, "max_sequence_length": text_tokens})
 
     pipe.encode_prompt = padded
-
-
-def set_process_options(plan: Plan) -> None:
-    """Process-wide settings of the plan that torch takes after import."""
-    options = plan.process
-    torch.set_float32_matmul_precision(options.float32_matmul_precision)
-    torch.backends.cudnn.benchmark = options.cudnn_benchmark
-    torch._dynamo.config.recompile_limit = options.dynamo_recompile_limit
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)

@@ -61,7 +61,7 @@ class _LiveBytes(TorchDispatchMode):
     own storages, which views of them share, count for nothing."""
 
     def __init__(self, tally: Tally, module: nn.Module) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self._tally = tally
         weights = [*module.parameters(), *module.buffers()]
         self._alive: dict[int, int] = {item.untyped_storage()._cdata: 0 for item in weights}

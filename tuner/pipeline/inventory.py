@@ -32,6 +32,7 @@ from registry.inventory import (
 )
 from registry.workload import Shape, Workload
 from tuner import catalog
+from tuner.pipeline.checkpoint import weight_files
 from tuner.pipeline.counting import META, Tally, count_call
 from tuner.pipeline.fuse import fuse
 from tuner.pipeline.request import call_arguments
@@ -267,10 +268,11 @@ def _jsonable(value: Any) -> Any:
 
 
 def _weights_digest(spec: ModelSpec, skeleton: Skeleton, architecture: str) -> str:
-    if skeleton.folder is None:
+    folder = skeleton.folder
+    if folder is None:
         return digest(["random", architecture, spec.seed])
-    files = sorted(skeleton.folder.glob("*/*.safetensors"))
-    return digest([[str(path.relative_to(skeleton.folder)), _file_digest(path)] for path in files])
+    files = [path for name in sorted(skeleton.modules) for path in weight_files(folder / name)]
+    return digest([[f"{path.parent.name}/{path.name}", _file_digest(path)] for path in files])
 
 
 def _file_digest(path: Path) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable
 
 import torch
 from torch._inductor.exc import InductorError
 
-from registry.errors import DeviceError, InvalidInput, PlanConflict, TunerError, UnknownModel
+from registry.errors import DeviceError, InvalidInput, PlanConflict, TunerError
 from registry.record import FailureKind
 from tuner.detect import detect_environment
 from tuner.pipeline.device import Device, own_pss_bytes
 from tuner.pipeline.inventory import take_inventory
-from tuner.pipeline.trial import QualityRejectedError, Report, TrialRun
+from tuner.pipeline.proof import QualityRejectedError
+from tuner.pipeline.request import Report
+from tuner.pipeline.trial import TrialRun
 from tuner.protocol import (
     PROTOCOL,
     EnvironmentJob,
@@ -30,12 +34,24 @@ from tuner.version import __version__
 Send = Callable[[Event], None]
 AnyJob = EnvironmentJob | InventoryJob | TrialJob
 
+LIBRARY_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+    AttributeError,
+    LookupError,
+    OSError,
+    ImportError,
+)
+"""How libraries report what they cannot do. Any other exception ends the process, and the parent
+names the crash."""
+
 
 def run_job(job: AnyJob, send: Send, report: Report, import_s: float) -> int:
     """Say hello, do the job, send its result or why there is none. Returns the exit code.
 
-    Any other exception is left to end the process: its traceback goes to the log, and the parent
-    names the crash.
+    The traceback of a failure goes to the log alone.
     """
     device_index = None if isinstance(job, InventoryJob) else job.device_index
     send(
@@ -49,16 +65,10 @@ def run_job(job: AnyJob, send: Send, report: Report, import_s: float) -> int:
     )
     try:
         send(_result(job, report, import_s))
-    except torch.OutOfMemoryError as error:
-        return _failed(send, "out_of_memory", str(error).splitlines()[0])
-    except QualityRejectedError as error:
-        return _failed(send, "rejected_quality", error.message)
-    except (InvalidInput, PlanConflict, DeviceError, UnknownModel) as error:
-        return _failed(send, "unsupported", str(error))
-    except TunerError as error:
-        return _failed(send, "error", str(error))
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-        return _failed(send, _kind(error), _describe(error))
+    except (TunerError, *LIBRARY_ERRORS) as error:
+        traceback.print_exception(error, file=sys.stderr)
+        send(WorkerFailure(kind=failure_kind(error), message=_message(error)))
+        return 1
     return 0
 
 
@@ -71,24 +81,25 @@ def _result(job: AnyJob, report: Report, import_s: float) -> Result:
     return TrialRun(job, device, import_s, report).run()
 
 
-def _kind(error: Exception) -> FailureKind:
+def failure_kind(error: Exception) -> FailureKind:
     """Libraries report what they cannot do as RuntimeError and the like; memory by its text."""
-    text = str(error)
-    if "out of memory" in text.lower():
-        return "out_of_memory"
-    if isinstance(error, NotImplementedError | InductorError) or "not supported" in text:
+    if isinstance(error, QualityRejectedError):
+        return "rejected_quality"
+    if isinstance(error, InvalidInput | PlanConflict | DeviceError):
         return "unsupported"
-    return "error"
+    if isinstance(error, TunerError):
+        return "error"
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text.lower():
+        return "out_of_memory"
+    if isinstance(error, NotImplementedError | InductorError | ImportError):
+        return "unsupported"
+    return "unsupported" if "not supported" in text else "error"
 
 
-def _describe(error: Exception) -> str:
-    import traceback
-
-    traceback.print_exception(error)
+def _message(error: Exception) -> str:
+    """One line for a library's error; our own say what to do in a second."""
+    if isinstance(error, TunerError):
+        return str(error)
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def _failed(send: Send, kind: FailureKind, message: str) -> int:
-    send(WorkerFailure(kind=kind, message=message))
-    return 1
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -5,6 +5,7 @@ The peak of a load is therefore the plan's own weights plus one layer, not the b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -13,35 +14,26 @@ from torch import nn
 from registry.plan import ComponentPlan, Plan
 from tuner.pipeline.fuse import fuse
 from tuner.pipeline.quantize import is_quantizable, quantize_layer
-from tuner.pipeline.skeleton import Skeleton, build_skeleton
+from tuner.pipeline.skeleton import Skeleton
 from tuner.pipeline.weights import FusedWeights, WeightSource, component_source
 from tuner.protocol import ModelSpec
 
 LayerDone = Callable[[str, int, int], None]
 """Called with (component, layers done, layers in all)."""
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-def load_skeleton(spec: ModelSpec, plan: Plan) -> Skeleton:
-    """The model on meta in the plan's dtype, QKV fused where the plan says so."""
-    skeleton = build_skeleton(spec, DTYPES[plan.pipeline.dtype])
-    if plan.pipeline.fuse_qkv:
-        for module in skeleton.modules.values():
-            fuse(module)
-    return skeleton
+HOST = torch.device("cpu")
 
 
 def load_weights(
     skeleton: Skeleton, spec: ModelSpec, plan: Plan, device: torch.device, done: LayerDone
 ) -> None:
-    """Fill every module of the skeleton: quantized on `device`, left where the plan places it."""
+    """Fill every module of the skeleton, QKV fused where the plan says so: quantized on `device`,
+    left where the plan places it."""
     for name, module in skeleton.modules.items():
         source = component_source(name, module, skeleton.folder, spec.seed)
         if plan.pipeline.fuse_qkv:
-            source = FusedWeights(source)
-        component = plan.pipeline.component(name)
-        materialise(name, module, source, component, device, done)
+            source = FusedWeights(source, fuse(module))
+        materialise(name, module, source, plan.pipeline.component(name), device, done)
 
 
 def materialise(
@@ -57,38 +49,57 @@ def materialise(
     Numbers are made and quantized on `device` whatever the placement, so that one plan gives the
     same weights placed anywhere.
     """
-    home = device if plan.placement.kind == "resident" else torch.device("cpu")
-    shared: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    home = device if plan.placement.kind == "resident" else HOST
+    tied = _TiedParameters(module)
     layers = list(module.named_modules())
     with torch.no_grad():
         for number, (name, layer) in enumerate(layers):
-            before = {leaf: item for leaf, item in layer._parameters.items() if item is not None}
-            _fill(layer, name, before, source, device, shared)
+            originals = {leaf: item for leaf, item in layer._parameters.items() if item is not None}
+            _fill(layer, name, source, device, tied)
             if is_quantizable(name, layer, plan.quantization):
                 quantize_layer(layer, plan.quantization.scheme)
             _move(layer, home)
-            for leaf, original in before.items():
-                final = layer._parameters[leaf]
-                if final is not None:
-                    shared.setdefault(id(original), (original, final))
+            for leaf, original in originals.items():
+                tied.note(original, layer._parameters[leaf])
             done(component, number + 1, len(layers))
 
 
+class _TiedParameters:
+    """Parameters that several layers share, and what each became.
+
+    Originals are kept alive: an id is a name only as long as its object lives. All others are let
+    go as their layer is done.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        own = [p for m in module.modules() for p in m._parameters.values() if p is not None]
+        uses = Counter(id(parameter) for parameter in own)
+        self._originals = {id(item): item for item in own if uses[id(item)] > 1}
+        self._final: dict[int, nn.Parameter] = {}
+
+    def final(self, original: nn.Parameter) -> nn.Parameter | None:
+        return self._final.get(id(original))
+
+    def note(self, original: nn.Parameter, final: nn.Parameter | None) -> None:
+        if id(original) in self._originals and final is not None:
+            self._final.setdefault(id(original), final)
+
+
 def _fill(
-    layer: nn.Module,
-    name: str,
-    parameters: dict[str, nn.Parameter],
-    source: WeightSource,
-    device: torch.device,
-    shared: dict[int, tuple[nn.Parameter, nn.Parameter]],
+    layer: nn.Module, name: str, source: WeightSource, device: torch.device, tied: _TiedParameters
 ) -> None:
-    """`shared` keeps each original alive: an id is a name only as long as its object lives."""
-    for leaf, parameter in parameters.items():
-        if id(parameter) in shared:
-            layer._parameters[leaf] = shared[id(parameter)][1]
+    prefix = f"{name}." if name else ""
+    for leaf, parameter in list(layer._parameters.items()):
+        if parameter is None:
             continue
-        tensor = source.tensor(f"{name}.{leaf}" if name else leaf, parameter, device)
-        layer._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+        final = tied.final(parameter)
+        if final is None:
+            tensor = source.tensor(f"{prefix}{leaf}", parameter, device)
+            final = nn.Parameter(tensor, requires_grad=False)
+        layer._parameters[leaf] = final
+    for leaf, buffer in layer._buffers.items():
+        if buffer is not None and leaf not in layer._non_persistent_buffers_set:
+            layer._buffers[leaf] = source.buffer(f"{prefix}{leaf}", buffer)
 
 
 def _move(layer: nn.Module, home: torch.device) -> None:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
 
-from registry.errors import InvalidPlan
+from registry.errors import PlanConflict
 from registry.plan import GroupOffload, PipelineOptions
 from tuner.pipeline.release import release_after_use
 
 WHOLE_PIPELINE = ("model_offload", "sequential_offload")
 """Placements that diffusers applies to every component of a pipeline at once."""
 
-
-def place(pipe: Any, options: PipelineOptions, device: torch.device) -> None:
-    """Place every module of `pipe`, which lies on the device or the host as its plan says.
-
-    Raises InvalidPlan for combinations that diffusers' hooks cannot express.
-    """
-    modules = pipeline_modules(pipe)
-    kinds = {name: options.component(name).placement.kind for name in modules}
-    for whole in WHOLE_PIPELINE:
-        if whole in kinds.values():
-            _place_whole(pipe, whole, kinds, device)
-            return
-    for name, module in modules.items():
-        _place_one(name, module, options, device)
+OFFLOADED = (*WHOLE_PIPELINE, "group_offload")
+"""Placements whose weights lie on the host and travel: they need a GPU."""
 
 
 def pipeline_modules(pipe: Any) -> dict[str, nn.Module]:
@@ -36,30 +24,46 @@ def pipeline_modules(pipe: Any) -> dict[str, nn.Module]:
     return {name: item for name, item in pipe.components.items() if isinstance(item, nn.Module)}
 
 
-def _place_whole(pipe: Any, kind: str, kinds: Mapping[str, str], device: torch.device) -> None:
-    others = sorted(name for name, own in kinds.items() if own != kind)
-    if others:
-        raise InvalidPlan(
-            f"{kind} is for all components of a pipeline; placed otherwise: {', '.join(others)}"
+def place(
+    pipe: Any, options: PipelineOptions, device: torch.device, names: Collection[str]
+) -> None:
+    """Place the named components of `pipe`, which lie on the device or the host as their plan says.
+
+    Raises PlanConflict for a placement of the whole pipeline when only a part of it is free.
+    """
+    modules = pipeline_modules(pipe)
+    kinds = {item.placement.kind for item in options.components.values()}
+    for whole in WHOLE_PIPELINE:
+        if whole in kinds:
+            _place_whole(pipe, whole, options, device, set(modules) - set(names))
+            return
+    for name in names:
+        _place_one(modules[name], options.component(name).placement, device)
+
+
+def _place_whole(
+    pipe: Any, kind: str, options: PipelineOptions, device: torch.device, taken: set[str]
+) -> None:
+    """Components that the plan does not name (a ControlNet of the app's) stay resident."""
+    if taken:
+        raise PlanConflict(
+            f"{kind} is for all components of a pipeline; not free: {', '.join(sorted(taken))}"
         )
+    unnamed = set(pipeline_modules(pipe)) - set(options.components)
+    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *sorted(unnamed)]
     if kind == "model_offload":
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.enable_sequential_cpu_offload(device=device)
 
 
-def _place_one(
-    name: str, module: nn.Module, options: PipelineOptions, device: torch.device
-) -> None:
-    placement = options.component(name).placement
+def _place_one(module: nn.Module, placement: Any, device: torch.device) -> None:
     if placement.kind == "resident":
         module.to(device)
     elif placement.kind == "release_after_use":
         release_after_use(module, device)
-    elif isinstance(placement, GroupOffload):
-        _group_offload(module, placement, device)
     else:
-        raise InvalidPlan(f"component {name!r} cannot be placed by {placement.kind!r} alone")
+        _group_offload(module, placement, device)
 
 
 def _group_offload(module: nn.Module, placement: GroupOffload, device: torch.device) -> None:

@@ -16,7 +16,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
+from registry.digest import digest, short
+from registry.errors import InvalidInput
 from registry.workload import Shape
 
 CAPTURED_STEPS = 5
@@ -25,15 +28,14 @@ CAPTURED_STEPS = 5
 def captured_steps(steps: int) -> tuple[int, ...]:
     """Which of `steps` denoiser calls are kept: spread from the first to the last."""
     last = steps - 1
-    return tuple(sorted({round(last * part / (CAPTURED_STEPS - 1)) for part in range(5)}))
+    parts = range(CAPTURED_STEPS)
+    return tuple(sorted({round(last * part / (CAPTURED_STEPS - 1)) for part in parts}))
 
 
 def reference_path(folder: Path, shape: Shape, pair: int) -> Path:
     """The file of one shape and one (prompt, seed) pair."""
-    return (
-        folder
-        / f"{shape.width}x{shape.height}x{shape.frames}b{shape.batch_size}-{pair}.safetensors"
-    )
+    request = short(digest(shape.model_copy(update={"weight": 1.0})))
+    return folder / f"{shape.width}x{shape.height}-{request}-{pair}.safetensors"
 
 
 class Capture:
@@ -42,8 +44,9 @@ class Capture:
     def __init__(self, steps: int) -> None:
         self._wanted = captured_steps(steps)
         self._calls = 0
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.constants: dict[str, Any] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._constants: dict[str, Any] = {}
+        self._trees: dict[int, str] = {}
 
     @contextmanager
     def watching(self, denoiser: nn.Module) -> Iterator[None]:
@@ -58,40 +61,46 @@ class Capture:
         call, self._calls = self._calls, self._calls + 1
         if call not in self._wanted:
             return
-        for position, value in enumerate(args):
-            self._put(f"{call}.in.{position}", value)
-        for name, value in kwargs.items():
-            self._put(f"{call}.in.{name}", value)
+        leaves, tree = tree_flatten((args, kwargs))
+        self._trees[call] = treespec_dumps(tree)
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                self._put(f"{call}.in.{number}", leaf)
+            else:
+                self._constants[f"{call}.in.{number}"] = leaf
         self._put(f"{call}.out", first_tensor(output))
 
-    def _put(self, path: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            self.tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                self._put(f"{path}/{key}", item)
-        else:
-            self.constants[path] = value
+    def _put(self, name: str, tensor: torch.Tensor) -> None:
+        self._tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
 
     def save(self, path: Path, embeddings: tuple[Any, ...], image: torch.Tensor) -> None:
+        """Write everything. `image` is (batch, channels, height, width) in [0, 1]."""
         for number, tensor in enumerate(embeddings):
             if isinstance(tensor, torch.Tensor):
                 self._put(f"embedding.{number}", tensor)
         self._put("image", image)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors, path, metadata={"constants": json.dumps(self.constants)})
+        metadata = {"constants": json.dumps(self._constants), "trees": json.dumps(self._trees)}
+        save_file(self._tensors, path, metadata=metadata)
 
 
 class Reference:
-    """One saved capture, read lazily."""
+    """One saved capture, read lazily. Raises InvalidInput where there is none."""
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InvalidInput(
+                f"no reference {path.name} in {path.parent}:"
+                " the baseline wrote other shapes, prompts or seeds"
+            )
         self._file = safe_open(path, framework="pt")
-        self._constants = json.loads(self._file.metadata()["constants"])
-        self._names = sorted(self._file.keys())
+        metadata = self._file.metadata()
+        self._constants: dict[str, Any] = json.loads(metadata["constants"])
+        self._trees: dict[str, str] = json.loads(metadata["trees"])
+        self._names = frozenset(self._file.keys())
 
     def steps(self) -> list[int]:
-        return sorted(int(name.split(".")[0]) for name in self._names if name.endswith(".out"))
+        return sorted(int(step) for step in self._trees)
 
     def output(self, step: int, device: torch.device) -> torch.Tensor:
         return self._tensor(f"{step}.out", device)
@@ -100,34 +109,24 @@ class Reference:
         return self._tensor("image", torch.device("cpu"))
 
     def embeddings(self, device: torch.device) -> dict[int, torch.Tensor]:
+        """By position in what `encode_prompt` returned."""
         names = [name for name in self._names if name.startswith("embedding.")]
-        return {int(name.split(".")[1]): self._tensor(name, device) for name in names}
+        return {int(name.split(".")[1]): self._tensor(name, device) for name in sorted(names)}
 
-    def inputs(self, step: int, device: torch.device) -> tuple[list[Any], dict[str, Any]]:
+    def inputs(self, step: int, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of the denoiser's call at `step`."""
-        prefix = f"{step}.in."
-        values: dict[str, Any] = {}
-        for name, constant in self._constants.items():
-            if name.startswith(prefix):
-                _place(values, name.removeprefix(prefix), constant)
-        for name in self._names:
-            if name.startswith(prefix):
-                _place(values, name.removeprefix(prefix), self._tensor(name, device))
-        positions = sorted(int(key) for key in values if key.isdigit())
-        named = {key: value for key, value in values.items() if not key.isdigit()}
-        return [values[str(position)] for position in positions], named
+        tree = treespec_loads(self._trees[str(step)])
+        names = [f"{step}.in.{number}" for number in range(tree.num_leaves)]
+        leaves = [
+            self._tensor(name, device) if name in self._names else self._constants[name]
+            for name in names
+        ]
+        args, kwargs = tree_unflatten(leaves, tree)
+        return args, kwargs
 
     def _tensor(self, name: str, device: torch.device) -> torch.Tensor:
         read: torch.Tensor = self._file.get_tensor(name)
         return read.to(device)
-
-
-def _place(values: dict[str, Any], path: str, value: Any) -> None:
-    name, _, rest = path.partition("/")
-    if rest:
-        _place(values.setdefault(name, {}), rest, value)
-    else:
-        values[name] = value
 
 
 def first_tensor(output: Any) -> torch.Tensor:

@@ -1,11 +1,20 @@
-"""One picture request as arguments of a diffusers pipeline call."""
+"""Picture requests of a workload, as calls of a diffusers pipeline."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from registry.workload import Shape
+from tuner import catalog
+from tuner.pipeline.timing import DeviceClock, RequestTimes, run_request
+from tuner.protocol import TrialJob
+
+Report = Callable[[str, int, int, str], None]
+"""Called with (phase, done, total, detail)."""
 
 
 def call_arguments(pipe: Any, shape: Shape, prompts: list[str], steps: int) -> dict[str, Any]:
@@ -31,13 +40,52 @@ def _text_tokens(pipe: Any, shape: Shape) -> int:
     if shape.text_tokens is not None:
         return shape.text_tokens
     default = int(inspect.signature(type(pipe).__call__).parameters["max_sequence_length"].default)
-    last = next(
-        (item for item in (_get(pipe, f"tokenizer_{n}") for n in (3, 2)) if item is not None),
-        _get(pipe, "tokenizer"),
-    )
-    limit = getattr(last, "model_max_length", default)
-    return min(default, int(limit))
+    names = ("tokenizer_3", "tokenizer_2", "tokenizer")
+    last = next((item for name in names if (item := getattr(pipe, name, None)) is not None), None)
+    return min(default, int(getattr(last, "model_max_length", default)))
 
 
-def _get(pipe: Any, name: str) -> Any:
-    return getattr(pipe, name, None)
+class Requests:
+    """A trial's requests: its shapes, its prompts and seeds side by side, its steps."""
+
+    def __init__(self, job: TrialJob, pipe: Any, clock: DeviceClock, report: Report) -> None:
+        self.shapes = job.workload.shapes
+        self.steps = job.steps or _default_steps(job, pipe)
+        self.pairs = _pairs(job)
+        self._pipe, self._clock, self._report = pipe, clock, report
+
+    def run(
+        self,
+        shape: Shape,
+        pair: tuple[str, int],
+        phase: str,
+        *,
+        steps: int | None = None,
+        output_type: str = "pt",
+    ) -> RequestTimes:
+        """One request, alone on the device. `pair` is a prompt and a seed; `steps` None is the
+        trial's own number; `output_type` "latent" leaves the picture undecoded."""
+        prompt, seed = pair
+        count = steps or self.steps
+        arguments = call_arguments(self._pipe, shape, [prompt] * shape.batch_size, count)
+        generator = torch.Generator(device="cpu").manual_seed(seed)
+        with torch.no_grad():
+            return run_request(
+                self._pipe,
+                self._clock,
+                {**arguments, "generator": generator, "output_type": output_type},
+                lambda step: self._report(phase, step, count, shape.label),
+            )
+
+
+def _pairs(job: TrialJob) -> list[tuple[str, int]]:
+    """The shorter of prompts and seeds is repeated."""
+    prompts, seeds = job.prompts, job.seeds
+    count = max(len(prompts), len(seeds))
+    return [(prompts[i % len(prompts)], seeds[i % len(seeds)]) for i in range(count)]
+
+
+def _default_steps(job: TrialJob, pipe: Any) -> int:
+    if job.model.catalog is not None:
+        return catalog.entry(job.model.catalog).default_steps
+    return int(inspect.signature(type(pipe).__call__).parameters["num_inference_steps"].default)

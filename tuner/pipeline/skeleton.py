@@ -6,8 +6,7 @@ are computed by the constructors and stay real, since nothing could recompute th
 
 from __future__ import annotations
 
-import importlib
-import json
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,49 +17,36 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 
-from registry.errors import InvalidInput, UnknownModel
+from registry.errors import InvalidInput
+from registry.plan import COMPONENT_NAME
 from tuner import catalog
 from tuner.catalog import CatalogModel, ComponentSpec
 from tuner.models import read_model_index
+from tuner.pipeline.classes import component_class, pipeline_class
+from tuner.pipeline.dtypes import keep_float32
+from tuner.pipeline.hub import download
 from tuner.pipeline.tokenizer import byte_tokenizer
 from tuner.protocol import ModelSpec
-
-LIBRARIES = ("diffusers", "transformers")
-"""Whose classes a model may name: a folder's own code is never imported."""
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """`modules` are on meta; `others` (scheduler, tokenizers) are complete; `configs` is what the
-    architecture digest is made of. `folder` holds the weights, None for random ones."""
+    """`modules` are on meta; `others` (scheduler, tokenizers) are complete. `folder` holds the
+    weights, None for random ones."""
 
     pipeline_class: str
     modules: Mapping[str, nn.Module]
     others: Mapping[str, Any]
-    configs: Mapping[str, Any]
     folder: Path | None
 
     def pipeline(self) -> Any:
         """The diffusers pipeline around these modules."""
-        factory = library_class(f"diffusers.{self.pipeline_class}")
-        return factory(**self.modules, **self.others)
-
-
-def library_class(dotted: str) -> Any:
-    """The class named "diffusers.X" or "transformers.X". Raises InvalidInput for anything else."""
-    library, _, name = dotted.partition(".")
-    if library not in LIBRARIES:
-        raise InvalidInput(
-            f"{dotted!r} is not a class of {' or '.join(LIBRARIES)}: custom code is not run"
-        )
-    found = getattr(importlib.import_module(library), name, None)
-    if found is None:
-        raise InvalidInput(f"the installed {library} has no class {name!r}")
-    return found
+        return pipeline_class(self.pipeline_class)(**self.modules, **self.others)
 
 
 def build_skeleton(spec: ModelSpec, dtype: torch.dtype) -> Skeleton:
-    """Raises UnknownModel where neither folder, hub nor catalog gives the model."""
+    """Raises UnknownModel where neither folder, hub nor catalog gives the model, InvalidInput for
+    one that cannot be built."""
     if spec.path is None and spec.ref.weights == "random":
         return _from_catalog(catalog.entry(str(spec.catalog)), dtype)
     folder = Path(spec.path) if spec.path else download(spec)
@@ -79,114 +65,95 @@ def _on_meta(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _from_catalog(entry: CatalogModel, dtype: torch.dtype) -> Skeleton:
-    modules: dict[str, nn.Module] = {}
-    others: dict[str, Any] = {}
-    for name, component in entry.components.items():
-        built = _from_config(component, dtype)
-        (modules if isinstance(built, nn.Module) else others)[name] = built
-    _fill_optional(entry.pipeline_class, modules, others)
-    configs = {name: item.model_dump(mode="json") for name, item in entry.components.items()}
-    return Skeleton(entry.pipeline_class, modules, others, configs, None)
+    built = {name: _from_config(item, dtype) for name, item in entry.components.items()}
+    return _sorted_out(entry.pipeline_class, built, None)
 
 
 def _from_config(component: ComponentSpec, dtype: torch.dtype) -> Any:
     if component.tokenizer is not None:
         return byte_tokenizer(component.tokenizer)
     class_name = str(component.class_name)
-    factory = library_class(class_name)
+    factory = component_class(class_name)
     config = dict(component.config)
     if class_name.startswith("transformers."):
         return _text_model(factory, factory.config_class(**config), dtype)
     if not issubclass(factory, nn.Module):
         return factory.from_config(config)
+    return _model(factory, config, dtype)
+
+
+def _model(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     with _on_meta(dtype):
-        return factory.from_config(config).eval()
+        model: nn.Module = factory.from_config(config)
+    keep_float32(model, dtype)
+    return model.eval()
 
 
 def _text_model(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     with _on_meta(dtype):
         model: nn.Module = factory(config)
     model.tie_weights()  # type: ignore[operator]  # each move to meta made a parameter of its own
+    keep_float32(model, dtype)
     return model.eval()
 
 
-def _fill_optional(
-    pipeline_class: str, modules: dict[str, nn.Module], others: dict[str, Any]
-) -> None:
-    """Constructors name their optional components too (FLUX's image encoder): None for those."""
-    factory = library_class(f"diffusers.{pipeline_class}")
-    for name in factory._optional_components:
-        if name not in modules and name not in others:
-            others[name] = None
-
-
-def download(spec: ModelSpec) -> Path:
-    """The hub snapshot's folder; safetensors, configs and tokenizers only.
-
-    Raises UnknownModel, saying how to pass a local folder, where the hub gives nothing.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests import RequestException
-
-    patterns = ["*.json", "*/*.json", "*/*.safetensors", "*/*.txt", "*/*.model"]
-    try:
-        found = snapshot_download(
-            str(spec.hub_id), revision=spec.ref.revision, allow_patterns=patterns
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, RequestException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnknownModel(
-            f"cannot get {spec.hub_id!r} from the hub: {reason}",
-            hint="Download it where there is a network and pass the folder: --model /path/to/folder"
-            " (or tune speed and memory alone with --weights random).",
-        ) from None
-    return Path(found)
-
-
 def _from_folder(folder: Path, dtype: torch.dtype, *, keep_folder: bool) -> Skeleton:
-    index = read_model_index(folder)
-    modules: dict[str, nn.Module] = {}
-    others: dict[str, Any] = {}
-    configs: dict[str, Any] = {}
+    index: dict[str, Any] = read_model_index(folder)
+    built: dict[str, Any] = {}
     for name, value in index.items():
         if name.startswith("_"):
             continue
-        if not isinstance(value, list) or len(value) != 2:
-            others[name] = value
-            configs[name] = value
-            continue
-        built, config = _folder_component(folder / name, value, dtype)
-        (modules if isinstance(built, nn.Module) else others)[name] = built
-        configs[name] = config
-    _fill_optional(str(index["_class_name"]), modules, others)
-    kept = folder if keep_folder else None
-    return Skeleton(str(index["_class_name"]), modules, others, configs, kept)
+        if not COMPONENT_NAME.fullmatch(name):
+            raise InvalidInput(f"{folder}/model_index.json: {name!r} is not a component's name")
+        built[name] = value
+        if isinstance(value, list) and len(value) == 2:
+            built[name] = _folder_component(folder / name, value[0], value[1], dtype)
+    return _sorted_out(str(index["_class_name"]), built, folder if keep_folder else None)
 
 
 def _folder_component(
-    folder: Path, value: list[str | None], dtype: torch.dtype
-) -> tuple[Any, dict[str, Any] | None]:
-    library, class_name = value
+    folder: Path, library: str | None, class_name: str | None, dtype: torch.dtype
+) -> Any:
     if library is None or class_name is None:
-        return None, None
-    factory = library_class(f"{library}.{class_name}")
-    config = {"class": f"{library}.{class_name}", **_stable_config(folder)}
-    if not issubclass(factory, nn.Module):
-        return factory.from_pretrained(str(folder)), config
-    if library == "transformers":
-        return _text_model(
-            factory, factory.config_class.from_pretrained(str(folder)), dtype
-        ), config
-    with _on_meta(dtype):
-        return factory.from_config(factory.load_config(str(folder))).eval(), config
+        return None
+    factory = component_class(f"{library}.{class_name}")
+    needed = "config.json" if issubclass(factory, nn.Module) else "*.json"
+    if not any(folder.glob(needed)):
+        # transformers would make its default model of nothing.
+        raise InvalidInput(f"{folder}: no {class_name} can be made of it: no {needed} there")
+    try:
+        if not issubclass(factory, nn.Module):
+            return factory.from_pretrained(str(folder), local_files_only=True)
+        if library == "transformers":
+            return _text_model(factory, factory.config_class.from_pretrained(str(folder)), dtype)
+        return _model(factory, factory.load_config(str(folder)), dtype)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInput(f"{folder}: no {class_name} can be made of it: {reason}") from error
 
 
-def _stable_config(folder: Path) -> dict[str, Any]:
-    """The config without what changes with the library that wrote it."""
-    for name in ("config.json", "scheduler_config.json"):
-        if (folder / name).is_file():
-            parsed = json.loads((folder / name).read_text(encoding="utf-8"))
-            dropped = ("_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype")
-            return {key: item for key, item in parsed.items() if key not in dropped}
-    return {}
+def _sorted_out(class_name: str, built: Mapping[str, Any], folder: Path | None) -> Skeleton:
+    """Modules apart from the rest; what the constructor takes and nobody named is None.
+
+    Raises InvalidInput for a component that the pipeline needs and does not have."""
+    factory = pipeline_class(class_name)
+    accepted = inspect.signature(factory.__init__).parameters
+    modules = {name: item for name, item in built.items() if isinstance(item, nn.Module)}
+    unknown = sorted(set(modules) - set(accepted))
+    if unknown:
+        raise InvalidInput(f"{class_name} has no component {', '.join(unknown)}")
+    others = {
+        name: item for name, item in built.items() if name in accepted and name not in modules
+    }
+    optional = factory._optional_components
+    others |= {name: None for name in optional if name not in built and name in accepted}
+    absent = sorted(
+        name
+        for name, parameter in accepted.items()
+        if parameter.default is parameter.empty
+        and name not in ("self", *optional, *modules)
+        and others.get(name) is None
+    )
+    if absent:
+        raise InvalidInput(f"{class_name} needs {', '.join(absent)}, which the model does not have")
+    return Skeleton(class_name, modules, others, folder)

@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
+from torch import nn
 
-from registry.errors import TunerError
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
-from registry.workload import Shape
 from tuner.pipeline.apply import load
 from tuner.pipeline.artifacts import compile_counters, load_compile_cache, save_compile_cache
 from tuner.pipeline.device import Device
 from tuner.pipeline.inventory import component_role
+from tuner.pipeline.measuring import first_image_s, time_denoiser, time_requests, warm_up
 from tuner.pipeline.place import pipeline_modules
+from tuner.pipeline.proof import refuse_not_finite, score, write_reference
 from tuner.pipeline.quantize import layer_types
-from tuner.pipeline.reference import Capture, Reference, reference_path
-from tuner.pipeline.request import call_arguments
-from tuner.pipeline.scoring import NotFiniteError, Scorer
-from tuner.pipeline.timing import DeviceClock, RequestTimes, median_and_mad, run_request
+from tuner.pipeline.request import Report, Requests
+from tuner.pipeline.timing import DeviceClock, RequestTimes
 from tuner.protocol import TrialJob, TrialResult
 
-Report = Callable[[str, int, int, str], None]
-"""Called with (phase, done, total, detail)."""
-
-WARM_STEPS = 2
-
-
-class QualityRejectedError(TunerError):
-    """The plan's numbers are not finite: no policy admits that."""
+LAYERS_A_REPORT = 64
 
 
 class TrialRun:
@@ -48,18 +39,15 @@ class TrialRun:
     def run(self) -> TrialResult:
         self._load_artifact()
         self._load_pipeline()
-        self._write_reference()
-        first_calls = self._warm_up()
-        settled = compile_counters()["graphs"]
-        shapes = self._time_denoiser() if self.job.rung == "denoiser" else self._time_requests()
-        shapes = tuple(
-            item.model_copy(update={"first_call_s": first_calls[position]})
-            for position, item in enumerate(shapes)
-        )
+        if self.job.reference_out is not None:
+            write_reference(self.requests, self.denoiser, Path(self.job.reference_out))
+        first = warm_up(self.requests, decode=self.job.rung != "denoiser")
+        settled_graphs = compile_counters()["graphs"]
+        shapes = self._time(first)
         counters = compile_counters()
         scores = self._score()
         return TrialResult(
-            measurement=self._measurement(shapes, counters, settled, first_calls[0]),
+            measurement=self._measurement(shapes, first, counters, settled_graphs),
             scores=scores,
             calibrated=self.job.model.ref.weights == "pretrained",
             artifact_bytes=self._save_artifact(),
@@ -77,7 +65,7 @@ class TrialRun:
         start = time.perf_counter()
 
         def on_layer(component: str, done: int, total: int) -> None:
-            if done % 64 == 0 or done == total:
+            if done % LAYERS_A_REPORT == 0 or done == total:
                 self.report("load", done, total, component)
 
         self.pipe = load(self.job.model, self.job.plan, self.device.torch_device, on_layer=on_layer)
@@ -85,130 +73,39 @@ class TrialRun:
         self.load_s = time.perf_counter() - start
         self.load_peak_bytes = self.device.reserved_peak_bytes()
 
+    @cached_property
+    def requests(self) -> Requests:
+        return Requests(self.job, self.pipe, self.clock, self.report)
+
     @property
-    def denoiser(self) -> Any:
+    def denoiser(self) -> nn.Module:
         modules = pipeline_modules(self.pipe)
         return next(m for n, m in modules.items() if component_role(n, m) == "denoiser")
 
-    def _steps(self) -> int:
-        import inspect
+    def _time(self, first: Sequence[RequestTimes]) -> tuple[ShapeMeasurement, ...]:
+        if self.job.rung == "denoiser":
+            return time_denoiser(self.requests, first, self.job.denoiser_steps)
+        return time_requests(self.requests, first, self.job.repeats, self._keep)
 
-        from tuner import catalog
-
-        if self.job.steps is not None:
-            return self.job.steps
-        if self.job.model.catalog is not None:
-            return catalog.entry(self.job.model.catalog).default_steps
-        parameters = inspect.signature(type(self.pipe).__call__).parameters
-        return int(parameters["num_inference_steps"].default)
-
-    def _pairs(self) -> list[tuple[str, int]]:
-        """Prompts and seeds side by side, the shorter list repeated."""
-        prompts, seeds = self.job.prompts, self.job.seeds
-        count = max(len(prompts), len(seeds))
-        return [(prompts[i % len(prompts)], seeds[i % len(seeds)]) for i in range(count)]
-
-    def _request(
-        self, shape: Shape, prompt: str, seed: int, steps: int, output_type: str, phase: str
-    ) -> RequestTimes:
-        arguments = call_arguments(self.pipe, shape, [prompt] * shape.batch_size, steps)
-        generator = torch.Generator(device="cpu").manual_seed(seed)
-        with torch.no_grad():
-            return run_request(
-                self.pipe,
-                self.clock,
-                {**arguments, "generator": generator, "output_type": output_type},
-                lambda step: self.report(phase, step, steps, shape.label),
-            )
-
-    def _warm_up(self) -> list[float]:
-        """First request of each shape, then again while compilation has not settled."""
-        prompt, seed = self._pairs()[0]
-        output = "latent" if self.job.rung == "denoiser" else "pt"
-        first_calls = []
-        for shape in self.job.workload.shapes:
-            times = self._request(shape, prompt, seed, WARM_STEPS, output, "compile")
-            first_calls.append(times.latency_s)
-        if len(self.job.workload.shapes) > 1:
-            for shape in self.job.workload.shapes:
-                self._request(shape, prompt, seed, WARM_STEPS, output, "compile")
-        return first_calls
-
-    def _time_denoiser(self) -> tuple[ShapeMeasurement, ...]:
-        prompt, seed = self._pairs()[0]
-        steps = self.job.denoiser_steps
-        measured = []
-        for shape in self.job.workload.shapes:
-            times = self._request(shape, prompt, seed, steps, "latent", "steps")
-            step_ms, spread = median_and_mad(list(times.step_ms))
-            measured.append(
-                ShapeMeasurement(
-                    shape=shape,
-                    steps=steps,
-                    step_ms=step_ms,
-                    step_ms_mad=spread,
-                    first_call_s=0.0,
-                    encode_s=times.encode_s,
-                )
-            )
-        return tuple(measured)
-
-    def _time_requests(self) -> tuple[ShapeMeasurement, ...]:
-        """Whole requests, the shapes taken in turn so that drift of the clocks hits all alike."""
-        steps, pairs = self._steps(), self._pairs()
-        found: dict[Shape, list[RequestTimes]] = {s: [] for s in self.job.workload.shapes}
-        for repeat in range(self.job.repeats):
-            prompt, seed = pairs[repeat % len(pairs)]
-            for shape in self.job.workload.shapes:
-                found[shape].append(self._request(shape, prompt, seed, steps, "pt", "images"))
-                self._keep_image(found[shape][-1].images)
-        return tuple(_summary(shape, steps, times) for shape, times in found.items())
-
-    def _keep_image(self, images: torch.Tensor) -> None:
-        if not bool(torch.isfinite(images).all()):
-            raise QualityRejectedError("the picture holds NaN or infinity")
+    def _keep(self, images: Any) -> None:
+        """Refuse a broken picture; write one where the job asks for it."""
+        refuse_not_finite(images)
         if self.job.image_out is not None:
-            self.pipe.image_processor.numpy_to_pil(
-                images[:1].detach().cpu().float().permute(0, 2, 3, 1).numpy()
-            )[0].save(self.job.image_out)
-
-    def _write_reference(self) -> None:
-        """The reference's trajectories, before anything is timed. Needs an uncompiled denoiser."""
-        if self.job.reference_out is None:
-            return
-        steps, folder = self._steps(), Path(self.job.reference_out)
-        for shape in self.job.workload.shapes:
-            for pair, (prompt, seed) in enumerate(self._pairs()):
-                capture = Capture(steps)
-                with capture.watching(self.denoiser):
-                    times = self._request(shape, prompt, seed, steps, "pt", "reference")
-                if not bool(torch.isfinite(times.images).all()):
-                    raise QualityRejectedError("the reference picture holds NaN or infinity")
-                capture.save(reference_path(folder, shape, pair), times.embeddings, times.images)
+            pixels = images[:1].detach().cpu().float().permute(0, 2, 3, 1).numpy()
+            self.pipe.image_processor.numpy_to_pil(pixels)[0].save(self.job.image_out)
 
     def _score(self) -> tuple[QualityScore, ...]:
         if self.job.reference_in is None:
             return ()
-        scores: list[QualityScore] = []
-        try:
-            for shape in self.job.workload.shapes:
-                for pair, (prompt, seed) in enumerate(self._pairs()):
-                    scores += self._score_pair(shape, pair, prompt, seed)
-                    self.report("score", pair + 1, len(self._pairs()), shape.label)
-        except NotFiniteError as error:
-            raise QualityRejectedError(str(error)) from None
-        return tuple(scores)
-
-    def _score_pair(self, shape: Shape, pair: int, prompt: str, seed: int) -> list[QualityScore]:
-        device = self.device.torch_device
-        path = reference_path(Path(str(self.job.reference_in)), shape, pair)
-        scorer = Scorer(Reference(path), shape, prompt, seed)
-        scores = scorer.trajectory(self.denoiser, device)
-        self.pipe.maybe_free_model_hooks()
-        if self.job.rung == "denoiser":
-            return scores
-        times = self._request(shape, prompt, seed, self._steps(), "pt", "score")
-        return scores + scorer.embeddings(times.embeddings, device) + scorer.picture(times.images)
+        return score(
+            self.requests,
+            self.pipe,
+            self.denoiser,
+            self.device.torch_device,
+            Path(self.job.reference_in),
+            self.report,
+            pictures=self.job.rung != "denoiser",
+        )
 
     def _save_artifact(self) -> int:
         if self.job.artifact_out is None:
@@ -219,11 +116,12 @@ class TrialRun:
     def _measurement(
         self,
         shapes: tuple[ShapeMeasurement, ...],
+        first: Sequence[RequestTimes],
         counters: dict[str, int],
         settled_graphs: int,
-        first_call_s: float,
     ) -> Measurement:
-        first_image_s = self.import_s + self.load_s + first_call_s
+        image_s = first_image_s(first[0], shapes[0], self.requests.steps)
+        start_to_image_s = self.import_s + self.load_s + image_s
         warm = self.job.artifact_in is not None
         return Measurement(
             rung=self.job.rung,
@@ -231,8 +129,8 @@ class TrialRun:
             memory=self._memory(),
             load_s=self.load_s,
             start_s=self.import_s,
-            cold_first_image_s=None if warm else first_image_s,
-            warm_first_image_s=first_image_s if warm else None,
+            cold_first_image_s=None if warm else start_to_image_s,
+            warm_first_image_s=start_to_image_s if warm else None,
             graphs=counters["graphs"],
             graph_breaks=counters["graph_breaks"],
             recompiles=counters["graphs"] - settled_graphs,
@@ -251,19 +149,3 @@ class TrialRun:
             reserved_peak_bytes=reserved,
             outside_allocator_bytes=outside,
         )
-
-
-def _summary(shape: Shape, steps: int, times: list[RequestTimes]) -> ShapeMeasurement:
-    step_ms, spread = median_and_mad([gap for item in times for gap in item.step_ms])
-    samples = tuple(item.latency_s for item in times)
-    return ShapeMeasurement(
-        shape=shape,
-        steps=steps,
-        step_ms=step_ms,
-        step_ms_mad=spread,
-        first_call_s=0.0,
-        latency_samples_s=samples,
-        latency_s=median(samples),
-        encode_s=median(item.encode_s for item in times),
-        decode_s=median(item.decode_s for item in times),
-    )

@@ -7,24 +7,30 @@ the unquantized model.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
 from torch import nn
+from transformers import PreTrainedModel
 
 from registry.errors import InvalidInput
+from tuner.pipeline.checkpoint import open_weights, tensor_files
+from tuner.pipeline.fuse import Parts
 
 
 class WeightSource(Protocol):
     """One component's weights by fully qualified name."""
 
     def tensor(self, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """A tensor of `like`'s shape and dtype on `device`, owned by the caller."""
+        """A parameter of `like`'s shape and dtype on `device`, owned by the caller. Asked for
+        once."""
+        ...
+
+    def buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        """A persistent buffer, on the CPU; `like`, as constructed, where the source has none."""
         ...
 
 
@@ -48,6 +54,9 @@ class RandomWeights:
         mean, deviation = _scale(name, like)
         return filled.normal_(mean, deviation, generator=generator)
 
+    def buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        return like
+
 
 T5_QUERY = "SelfAttention.q.weight"
 T5_HEAD_FEATURES = 64
@@ -70,7 +79,7 @@ class SafetensorsWeights:
     """The safetensors files of one component's folder, opened once and read tensor by tensor."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = _safetensors_files(folder)
+        self._files = tensor_files(folder)
         self._open: dict[Path, Any] = {}
 
     def names(self) -> frozenset[str]:
@@ -79,92 +88,90 @@ class SafetensorsWeights:
     def tensor(self, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
         path = self._files[name]
         if path not in self._open:
-            self._open[path] = safe_open(path, framework="pt", device="cpu")
+            self._open[path] = open_weights(path)
         read: torch.Tensor = self._open[path].get_tensor(name)
         if read.shape != like.shape:
             raise InvalidInput(
-                f"{path.name}: {name!r} has shape {tuple(read.shape)}, the config says"
+                f"{path}: {name!r} has shape {tuple(read.shape)}, the config says"
                 f" {tuple(like.shape)}",
                 hint="The folder's weights and config.json do not belong together.",
             )
         return read.to(device=device, dtype=like.dtype, copy=True)
 
+    def buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        return self.tensor(name, like, torch.device("cpu")) if name in self._files else like
+
 
 class ModuleWeights:
-    """Tensors that a module in memory already holds (an app's own pipeline, or a state dict)."""
+    """Tensors that a module in memory already holds (an app's own pipeline, or a state dict).
+    Each is let go as it is given, so that its memory can be freed."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = tensors
+        self._tensors = dict(tensors)
 
     def tensor(self, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-        return self._tensors[name].detach().to(device=device, dtype=like.dtype)
+        return self._tensors.pop(name).detach().to(device=device, dtype=like.dtype)
 
-
-FUSED_PARTS = {
-    "to_qkv": ("to_q", "to_k", "to_v"),
-    "to_kv": ("to_k", "to_v"),
-    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
-}
+    def buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        return self._tensors.get(name, like).detach().to(like.dtype)
 
 
 class FusedWeights:
-    """Another source, with fused QKV projections made from their parts as they are asked for."""
+    """Another source, with fused projections made from their parts as they are asked for."""
 
-    def __init__(self, inner: WeightSource) -> None:
-        self._inner = inner
+    def __init__(self, inner: WeightSource, fused: Mapping[str, Parts]) -> None:
+        self._inner, self._fused = inner, fused
 
     def tensor(self, name: str, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-        prefix, _, leaf = name.rpartition(".")
-        owner, _, layer = prefix.rpartition(".")
-        if layer not in FUSED_PARTS:
+        layer, _, leaf = name.rpartition(".")
+        parts = self._fused.get(layer)
+        if parts is None:
             return self._inner.tensor(name, like, device)
-        parts = FUSED_PARTS[layer]
-        rows = like.shape[0] // len(parts)
-        piece = like.new_empty((rows, *like.shape[1:]), device="meta")
-        read = [self._inner.tensor(f"{owner}.{part}.{leaf}", piece, device) for part in parts]
+        read = []
+        for part, rows in parts:
+            piece = like.new_empty((rows, *like.shape[1:]), device="meta")
+            read.append(self._inner.tensor(f"{part}.{leaf}", piece, device))
         return torch.cat(read)
+
+    def buffer(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        return self._inner.buffer(name, like)
 
 
 def component_source(
     component: str, module: nn.Module, folder: Path | None, seed: int
 ) -> WeightSource:
-    """The source for one component: random numbers without a folder, else its safetensors.
+    """The source for one component, not yet fused: random numbers without a folder, else its
+    safetensors.
 
-    Checkpoints whose names the module no longer has (older layouts) are read by the library's own
-    `from_pretrained` on the CPU, which knows how to rename them.
+    Checkpoints in an older layout (CLIP's `text_model.` names) are read by the library's own
+    `from_pretrained` on the CPU, which knows how to rename them: the component is then held whole
+    in host memory while it loads. Raises InvalidInput for a checkpoint that lacks weights.
     """
     if folder is None:
         return RandomWeights(component, seed)
     source = SafetensorsWeights(folder / component)
-    if parameter_names(module) <= source.names():
+    if {name for name, _ in module.named_parameters()} <= source.names():
         return source
-    loaded = type(module).from_pretrained(  # type: ignore[attr-defined]
-        str(folder / component), torch_dtype=next(module.parameters()).dtype
-    )
-    return ModuleWeights(dict(loaded.state_dict()))
+    return ModuleWeights(_renamed(module, folder / component))
 
 
-def parameter_names(module: nn.Module) -> frozenset[str]:
-    """Names of parameters and persistent buffers, each shared tensor once."""
-    persistent = set(module.state_dict(keep_vars=True))
-    parameters = {name for name, _ in module.named_parameters()}
-    buffers = {name for name, _ in module.named_buffers() if name in persistent}
-    return frozenset(parameters | buffers)
-
-
-def _safetensors_files(folder: Path) -> dict[str, Path]:
-    """Tensor name to file, from the index or from single files. Raises InvalidInput for none."""
-    for index in sorted(folder.glob("*.safetensors.index.json")):
-        mapping = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in mapping.items()}
-    files = [path for path in sorted(folder.glob("*.safetensors")) if ".fp16." not in path.name]
-    if not files:
-        raise InvalidInput(
-            f"{folder} holds no .safetensors file",
-            hint="Pickled checkpoints are not read; save with `safe_serialization=True`.",
+def _renamed(module: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    dtype = next(module.parameters()).dtype
+    keyword = "dtype" if isinstance(module, PreTrainedModel) else "torch_dtype"
+    try:
+        loaded, notes = type(module).from_pretrained(  # type: ignore[attr-defined]
+            str(folder), output_loading_info=True, use_safetensors=True, **{keyword: dtype}
         )
-    names: dict[str, Path] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as opened:
-            names |= dict.fromkeys(opened.keys(), path)
-    return names
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidInput(
+            f"{folder}: {type(module).__name__} cannot read its weights: {reason}"
+        ) from error
+    if notes["missing_keys"]:
+        raise InvalidInput(
+            f"{folder} lacks weights of {type(module).__name__}:"
+            f" {', '.join(sorted(notes['missing_keys'])[:3])} and so on",
+            hint="The folder's weights and config.json do not belong together.",
+        )
+    state: dict[str, torch.Tensor] = loaded.state_dict()
+    return state
