@@ -1,0 +1,92 @@
+"""What takes one call each: process settings, attention, memory format, compilation, the VAE."""
+
+from __future__ import annotations
+
+import re
+
+from registry.errors import InvalidPlan
+from registry.inventory import ModelInventory
+from registry.plan import Compilation, Plan, ProcessOptions
+from tuner.export.source import Part, call, component, literal
+
+DENOISER_NAME = re.compile(r"(transformer|unet)(_\d+)?")
+DEFAULTS = ProcessOptions()
+
+
+def settings(options: ProcessOptions) -> Part:
+    """Settings of the whole process. The allocator reads its own as torch is imported."""
+    lines: list[str] = []
+    early: tuple[str, ...] = ()
+    if options.expandable_segments:
+        early = ('os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"',)
+    if options.float32_matmul_precision != DEFAULTS.float32_matmul_precision:
+        precision = literal(options.float32_matmul_precision)
+        lines += [f"torch.set_float32_matmul_precision({precision})"]
+    if options.cudnn_benchmark:
+        lines += ["torch.backends.cudnn.benchmark = True"]
+    if options.dynamo_recompile_limit != DEFAULTS.dynamo_recompile_limit:
+        limit = literal(options.dynamo_recompile_limit)
+        lines += [f"torch._dynamo.config.recompile_limit = {limit}"]
+    if options.threads is not None:
+        lines += [f"torch.set_num_threads({literal(options.threads)})"]
+    imports = (("os", ""),) if early else ()
+    return Part(tuple(lines), imports=imports, early=early)
+
+
+def denoisers(plan: Plan, inventory: ModelInventory | None) -> tuple[str, ...]:
+    """Their component names. Raises InvalidPlan where neither inventory nor plan has one."""
+    if inventory is not None:
+        found = [item.name for item in inventory.components if item.role == "denoiser"]
+    else:
+        found = [name for name in plan.pipeline.components if DENOISER_NAME.fullmatch(name)]
+    if not found:
+        raise InvalidPlan(
+            "the plan has an option for the denoiser, and none is known by name",
+            hint="Name the transformer or unet in the plan's components, or give an inventory.",
+        )
+    return tuple(found)
+
+
+def attention(plan: Plan, inventory: ModelInventory | None) -> Part:
+    """The denoiser's attention backend."""
+    backend = plan.pipeline.attention_backend
+    if backend == "default":
+        return Part()
+    method = f"set_attention_backend({literal(backend)})"
+    return Part(tuple(f"{component(name)}.{method}" for name in denoisers(plan, inventory)))
+
+
+def channels_last(plan: Plan) -> Part:
+    """The memory format of components with convolutions."""
+    chosen = (name for name, item in plan.pipeline.components.items() if item.channels_last)
+    method = "to(memory_format=torch.channels_last)"
+    return Part(tuple(f"{component(name)}.{method}" for name in chosen))
+
+
+def compilation(plan: Plan) -> Part:
+    """torch.compile, in place. Nothing is traced before the first call."""
+    plans = {name: item.compilation for name, item in plan.pipeline.components.items()}
+    compiled = {name: item for name, item in plans.items() if item.scope != "none"}
+    return Part(tuple(_compile(name, item) for name, item in compiled.items()))
+
+
+def _compile(name: str, plan: Compilation) -> str:
+    keywords: dict[str, str] = {}
+    if plan.fullgraph:
+        keywords["fullgraph"] = "True"
+    if plan.dynamic is not None:
+        keywords["dynamic"] = literal(plan.dynamic)
+    if plan.inductor_options:
+        options = plan.inductor_options.items()
+        every = (f"{literal(option)}: {literal(value)}" for option, value in options)
+        keywords["options"] = f"{{{', '.join(every)}}}"
+    elif plan.mode != "default":
+        keywords["mode"] = literal(plan.mode)
+    method = "compile_repeated_blocks" if plan.scope == "regional" else "compile"
+    return call(f"{component(name)}.{method}", **keywords)
+
+
+def vae(plan: Plan) -> Part:
+    """Decoding in tiles, or one picture of a batch at a time."""
+    options = {"tiling": plan.pipeline.vae.tiling, "slicing": plan.pipeline.vae.slicing}
+    return Part(tuple(f"pipe.vae.enable_{name}()" for name, wanted in options.items() if wanted))

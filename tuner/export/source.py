@@ -1,0 +1,146 @@
+"""Python source put together from parts, out of values that may come from a stranger.
+
+A value enters as a literal, a name only if it is an identifier: neither can end a line or a string.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+from registry.errors import InvalidInput
+
+WIDTH = 100
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+UNPRINTED = re.compile(r"[^A-Za-z0-9 ./@+_()-]")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A step of a script: its lines, and what they need above them.
+
+    `imports` are (module, name) pairs, the name "" for the module itself. `early` lines come before
+    any library is imported; each definition is a whole function, class or constant.
+    """
+
+    lines: tuple[str, ...] = ()
+    imports: tuple[tuple[str, str], ...] = ()
+    definitions: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
+
+
+def literal(value: str | bool | float) -> str:
+    """A Python literal in ASCII or printable characters, in double quotes where that is simple."""
+    text = repr(value)
+    if text.startswith("'") and '"' not in text:
+        return f'"{text[1:-1]}"'
+    return text
+
+
+def identifier(name: str) -> str:
+    """`name`, which may stand in a script as it is. Raises InvalidInput."""
+    if not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
+        raise InvalidInput(f"{name!r} cannot be a name in a Python script")
+    return name
+
+
+def component(name: str) -> str:
+    """A component of the script's pipeline. Raises InvalidInput."""
+    return f"pipe.{identifier(name)}"
+
+
+def prose(text: str) -> str:
+    """`text` for a docstring: what could end one, or a line, becomes a question mark."""
+    return UNPRINTED.sub("?", text)
+
+
+def call(target: str, *arguments: str, **keywords: str) -> str:
+    """A call over one line, or with one argument a line where it would be too long."""
+    every = [*arguments, *(f"{name}={value}" for name, value in keywords.items())]
+    return _enclosed(f"{target}(", every, ")")
+
+
+def strings(values: Iterable[str], indent: int = 4) -> str:
+    """A tuple of strings, as an argument that stands `indent` columns in."""
+    every = [literal(value) for value in values]
+    one = f"({', '.join(every)}{',' if len(every) == 1 else ''})"
+    if len(one) + indent + len("name=,") <= WIDTH:
+        return one
+    return _exploded("(", every, ")").replace("\n", "\n" + " " * indent)
+
+
+def _enclosed(start: str, items: list[str], end: str) -> str:
+    one = f"{start}{', '.join(items)}{end}"
+    return one if len(one) <= WIDTH and "\n" not in one else _exploded(start, items, end)
+
+
+def _exploded(start: str, items: list[str], end: str) -> str:
+    return "\n".join([start, *(f"    {item}," for item in items), end])
+
+
+def source_of(text: str, name: str) -> Part:
+    """One class or function of a module's source as it stands there, with the module's imports.
+
+    Comments for type checkers are dropped. Raises KeyError where the module defines no such name.
+    """
+    imports: list[tuple[str, str]] = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            imports += [(item.name, "") for item in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            imports += [(str(node.module), item.name) for item in node.names]
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            found = str(ast.get_source_segment(text, node))
+            plain = re.sub(r"  # type: ignore\[[\w-]+\]", "", found)
+            return Part(imports=tuple(imports), definitions=(plain,))
+    raise KeyError(name)
+
+
+def assemble(docstring: str, parts: Iterable[Part]) -> str:
+    """The whole script; imports and definitions are written once, however many parts ask."""
+    every = tuple(parts)
+    imports = {item for part in every for item in part.imports}
+    standard = {item for item in imports if item[0].split(".")[0] in sys.stdlib_module_names}
+    early = tuple(line for part in every for line in part.early)
+    definitions = tuple(dict.fromkeys(chain.from_iterable(part.definitions for part in every)))
+    head = [_imports(standard), "\n".join(early), _imports(imports - standard)]
+    constants = [item for item in definitions if not _is_block(item)]
+    blocks = [item for item in definitions if _is_block(item)]
+    body = ["\n".join(part.lines) for part in every if part.lines]
+    top = _joined("\n\n", [f'"""{docstring}"""', *head, "\n".join(constants)])
+    return _joined("\n\n\n" if blocks else "\n\n", [top, *blocks, _joined("\n\n", body)]) + "\n"
+
+
+def _joined(between: str, texts: Iterable[str]) -> str:
+    return between.join(text for text in texts if text)
+
+
+def _is_block(definition: str) -> bool:
+    return definition.startswith(("def ", "class "))
+
+
+def _imports(items: Iterable[tuple[str, str]]) -> str:
+    """Sorted as isort does: modules first, then names; constants, classes, functions."""
+    names: dict[str, list[str]] = {}
+    for module, name in items:
+        names.setdefault(module, []).extend([name] if name else [])
+    whole = sorted({module for module, name in items if not name})
+    lines = [f"import {module}" for module in whole]
+    named = sorted(module for module, found in names.items() if found)
+    lines += [_import_line(module, sorted(names[module], key=_member_order)) for module in named]
+    return "\n".join(lines)
+
+
+def _import_line(module: str, names: list[str]) -> str:
+    one = f"from {module} import {', '.join(names)}"
+    return one if len(one) <= WIDTH else _exploded(f"from {module} import (", names, ")")
+
+
+def _member_order(name: str) -> tuple[int, str]:
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+    return kind, name
