@@ -44,15 +44,19 @@ class Entry:
     placements: str
     complexity: int
     estimated_s: float
+    over_budget: bool
 
     @property
-    def order(self) -> tuple[int, int, str]:
-        """Best estimate first, then the simplest."""
-        return (round(math.log(self.estimated_s) / ESTIMATE_GRAIN), self.complexity, self.digest)
+    def order(self) -> tuple[bool, int, int, str]:
+        """Those predicted to fit, the best estimate first, then the simplest."""
+        grains = round(math.log(self.estimated_s) / ESTIMATE_GRAIN)
+        return (self.over_budget, grains, self.complexity, self.digest)
 
 
-def make_entry(candidate: Candidate, judge: Judge, denoiser: str) -> Entry:
-    """`denoiser` is the component's name."""
+def make_entry(
+    candidate: Candidate, judge: Judge, denoiser: str, budget_bytes: int | None
+) -> Entry:
+    """`denoiser` is the component's name; `budget_bytes` None is no limit."""
     plan = candidate.plan
     return Entry(
         plan=plan,
@@ -66,4 +70,5 @@ def make_entry(candidate: Candidate, judge: Judge, denoiser: str) -> Entry:
         placements=placements(plan),
         complexity=complexity(plan),
         estimated_s=judge.estimated(plan, candidate.estimate),
+        over_budget=budget_bytes is not None and candidate.estimate.peak_vram_bytes > budget_bytes,
     )

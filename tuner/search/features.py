@@ -18,6 +18,10 @@ On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks
 """
 
 
+DETAILS = frozenset({"skip", "min_features", "fullgraph", "dynamic", "granularity", "stream"})
+"""Parts of a choice that make a plan no less simple."""
+
+
 def placement_label(placement: Placement) -> str:
     """ "group_offload/leaf/stream" and the like: one word per distinct behaviour."""
     if placement.kind != "group_offload":
@@ -73,8 +77,9 @@ def placements(plan: Plan) -> str:
 
 
 def complexity(plan: Plan) -> int:
-    """How many choices differ from the defaults. Of two equals the search keeps the simpler."""
-    return _leaves(plan.model_dump(mode="json", exclude_defaults=True))
+    """How many choices differ from the defaults; compiling a whole component counts twice. Of two
+    equals the search keeps the simpler."""
+    return _choices(plan.model_dump(mode="json", exclude_defaults=True))
 
 
 def trial_cost(plan: Plan) -> float:
@@ -124,7 +129,7 @@ def _surroundings(pipeline: PipelineOptions, denoiser: str) -> Iterator[str]:
             yield f"{name}.scope={component.compilation.scope}"
 
 
-def _leaves(value: Any) -> int:
+def _choices(value: Any) -> int:
     if isinstance(value, Mapping):
-        return sum(_leaves(item) for item in value.values())
-    return 1
+        return sum(_choices(item) for key, item in value.items() if key not in DETAILS)
+    return 2 if value == "whole" else 1

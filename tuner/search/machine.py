@@ -50,7 +50,7 @@ class Search:
         if not known:
             raise ValueError("a search needs at least one candidate")
         distinct = {candidate.plan.digest: candidate for candidate in known}
-        entries = [make_entry(candidate, judge, denoiser) for candidate in distinct.values()]
+        entries = [make_entry(c, judge, denoiser, budget_bytes) for c in distinct.values()]
         self._entries = tuple(sorted(entries, key=lambda entry: entry.order))
         self._judge = judge
         self._reference = reference.plan.digest if reference else None

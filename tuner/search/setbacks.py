@@ -13,10 +13,12 @@ from tuner.search.ledger import LADDER, LASTING, Ledger
 
 SUSPECT_CHANCE = 0.5
 MEMORY_CHANCE = 0.25
+OVER_BUDGET_CHANCE = 0.5
 FAILURES_TO_GIVE_UP = 2
 """A choice that never worked halves a plan's chance for each failure it was part of; one that
 alone explains two lasting failures is given up. Where a plan ran out of memory, one predicted as
-large in the same places has a quarter of its chance left."""
+large in the same places has a quarter of its chance left; one predicted a little over the budget
+starts with half."""
 
 
 class Setbacks:
@@ -55,7 +57,8 @@ class Setbacks:
         """Of running to the end, from 0 to 1, by the failures of plans like it."""
         suspected = sum(len(suspects & entry.tried_together) for suspects in self._suspects)
         crowded = sum(as_large(entry, failed) for failed in self.out_of_memory)
-        return SUSPECT_CHANCE**suspected * MEMORY_CHANCE**crowded
+        tight = OVER_BUDGET_CHANCE if entry.over_budget else 1.0
+        return tight * SUSPECT_CHANCE**suspected * MEMORY_CHANCE**crowded
 
     @cached_property
     def out_of_memory(self) -> tuple[Entry, ...]:

@@ -175,10 +175,10 @@ class Stages:
     def _cost_s(self, entry: Entry, rungs: Sequence[Rung]) -> float:
         return TIME_MARGIN * sum(self._durations.expected_s(rung, entry) for rung in rungs)
 
-    def _plainness(self, entry: Entry) -> tuple[bool, tuple[int, int, str]]:
+    def _plainness(self, entry: Entry) -> tuple[bool, bool, int, int, str]:
         """The first trial is the best estimate that compiles quickly, in its simplest form: with
         nothing measured, an odd plan is only the more uncertain one."""
-        return (trial_cost(entry.plan) > 1.0, entry.order)
+        return (trial_cost(entry.plan) > 1.0, *entry.order)
 
     def _worth(self, entry: Entry, target_s: float) -> float:
         """Expected gain for each second of trial."""
