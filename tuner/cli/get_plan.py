@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuner.cli.options import (
-    OBJECTIVES,
     RESOLUTION,
     gpu_option,
     host_memory_option,
     model_option,
+    objective_option,
     policy_option,
     registry_option,
     revision_option,
@@ -31,14 +31,21 @@ if TYPE_CHECKING:
 @host_memory_option()
 @click.option(
     "--resolution",
+    metavar="WIDTHxHEIGHT",
     type=RESOLUTION,
     help="Picture size as WIDTHxHEIGHT.  [default: the model's own]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Pictures a request.",
+)
 @weights_option()
 @revision_option()
 @policy_option()
-@click.option("--objective", type=OBJECTIVES, default="latency", show_default=True)
+@objective_option()
 @click.option("--strict", is_flag=True, help="Accept an exact match only; else exit code 3.")
 @click.option(
     "--format",

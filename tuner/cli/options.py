@@ -57,10 +57,8 @@ class ModelName(ParamType):
 
 
 BYTES = Parsed("amount", parse_bytes)
-RESOLUTION = Parsed("widthxheight", parse_resolution)
+RESOLUTION = Parsed("resolution", parse_resolution)
 DURATION = Parsed("duration", parse_duration_s)
-POLICIES = click.Choice(["strict", "balanced", "fast"])
-OBJECTIVES = click.Choice(["latency", "throughput", "first-image"])
 
 
 def registry_option() -> Decorator[Any]:
@@ -117,6 +115,7 @@ def resolutions_option() -> Decorator[Any]:
     return click.option(
         "--resolution",
         "resolutions",
+        metavar="WIDTHxHEIGHT",
         multiple=True,
         type=RESOLUTION,
         help="Picture size as WIDTHxHEIGHT; repeat it for every size served.  [default: the "
@@ -138,10 +137,20 @@ def batch_sizes_option() -> Decorator[Any]:
 def policy_option() -> Decorator[Any]:
     return click.option(
         "--policy",
-        type=POLICIES,
+        type=click.Choice(["strict", "balanced", "fast"]),
         default="balanced",
         show_default=True,
         help="How close to the unquantized picture a plan must stay.",
+    )
+
+
+def objective_option() -> Decorator[Any]:
+    return click.option(
+        "--objective",
+        type=click.Choice(["latency", "throughput", "first-image"]),
+        default="latency",
+        show_default=True,
+        help="What shall be short: a request, the time per picture, or the wait for the first one.",
     )
 
 

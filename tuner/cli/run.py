@@ -9,12 +9,12 @@ import click
 
 from tuner.cli.options import (
     DURATION,
-    OBJECTIVES,
     batch_sizes_option,
     gpu_option,
     host_memory_option,
     json_option,
     model_option,
+    objective_option,
     policy_option,
     registry_option,
     resolutions_option,
@@ -37,13 +37,7 @@ from tuner.cli.options import (
     "--steps", type=click.IntRange(min=1), help="Denoising steps.  [default: the model's own]"
 )
 @policy_option()
-@click.option(
-    "--objective",
-    type=OBJECTIVES,
-    default="latency",
-    show_default=True,
-    help="What to make short: a request, the time per picture, or the wait for the first one.",
-)
+@objective_option()
 @click.option(
     "--search",
     type=click.Choice(["anytime", "exhaustive"]),
@@ -61,7 +55,13 @@ from tuner.cli.options import (
 @click.option(
     "--prompt", "prompts", multiple=True, help="Prompt to compare pictures on; repeatable."
 )
-@click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Repeatable.")
+@click.option(
+    "--seed",
+    "seeds",
+    multiple=True,
+    type=click.IntRange(min=0),
+    help="Seed to compare pictures with; repeatable.",
+)
 @click.option(
     "--python",
     type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),

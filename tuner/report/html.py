@@ -52,8 +52,9 @@ def _facts(study: StudyRow, trials: Sequence[Trial]) -> Iterator[tuple[str, str]
     yield "Study", f"{study.id} ({study.status})"
     yield "Started", f"{study.started_at:%Y-%m-%d %H:%M}Z"
     yield "Device", f"{hardware.name}, {format_bytes(hardware.vram_bytes)}"
-    yield "Versions", f"torch {runtime.torch}, torchao {runtime.torchao}, driver {runtime.driver}"
-    yield "Trials", f"{len(trials)}, {failed} of them failed"
+    driver = f", driver {runtime.driver}" if runtime.driver else ""
+    yield "Versions", f"torch {runtime.torch}, torchao {runtime.torchao}{driver}"
+    yield "Trials", f"{len(trials)}, {failed} failed"
     yield "Measured time", format_seconds(sum(trial.duration_s for trial in trials))
 
 
@@ -65,10 +66,11 @@ def facts_table(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def plot(trials: Iterable[Trial], budget_bytes: int | None) -> str:
-    """Every measured trial: peak memory across, time of a step up."""
+    """Every measured trial: peak memory across, time of a step up. A budget far beyond all of them
+    is left out: it would press the points together."""
     points = [point for trial in trials if (point := _point(trial)) is not None]
     line = None
-    if budget_bytes is not None:
+    if budget_bytes is not None and points and budget_bytes / 1e9 < max(p.x for p in points) * 2:
         line = Line(budget_bytes / 1e9, f"budget {format_bytes(budget_bytes)}")
     return scatter(points, x_label="peak device memory, GB", y_label="one step, ms", line=line)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from registry.digest import short
 from registry.record import TuningRecord
 from tuner.labels import describe
-from tuner.report.records import comparison, quality_text
+from tuner.report.records import comparison, quality_text, speedup_text
 from tuner.report.tables import facts
 from tuner.request import StudyOutcome
 
@@ -49,7 +49,7 @@ def _winner(best: TuningRecord, outcome: StudyOutcome) -> Iterator[RenderableTyp
         {
             "Best plan": describe(best.plan),
             "Baseline": describe(best.baseline_plan),
-            "Speed-up": f"{best.speedup:.2f}×",
+            "Speed-up": speedup_text(best),
             "Quality": quality_text(best.quality),
             "Record": f"{short(best.id)}" + (f" and {others} more" if others else ""),
             "Study": f"{short(outcome.study_id)}, {outcome.trials} trials",

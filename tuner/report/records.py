@@ -32,7 +32,7 @@ def record_summary(stored: StoredRecord) -> Table:
             "Proved on": proved_on(record),
             "Plan": describe(record.plan),
             "Baseline": describe(record.baseline_plan),
-            "Speed-up": f"{record.speedup:.2f}× over the baseline of the same run",
+            "Speed-up": speedup_text(record),
             "Quality": quality_text(record.quality),
             "Artifacts": artifacts_text(record),
             "Study": record.study,
@@ -43,6 +43,13 @@ def record_summary(stored: StoredRecord) -> Table:
 
 def status_text(stored: StoredRecord) -> str:
     return f"{stored.status}: {stored.revoked_reason}" if stored.revoked_reason else stored.status
+
+
+def speedup_text(record: TuningRecord) -> str:
+    """A baseline that won is timed twice; the ratio of the two is noise."""
+    if record.plan == record.baseline_plan:
+        return "none: nothing faster than the baseline was proved"
+    return f"{record.speedup:.2f}× over the baseline of the same run"
 
 
 def proved_on(record: TuningRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -32,8 +32,14 @@ def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
         "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
         "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
     }
-    concluded = {_title(name): str(value) for name, value in (study.summary or {}).items()}
-    return facts({**own, **{name: text for name, text in concluded.items() if name not in own}})
+    concluded = {_title(name): _text(value) for name, value in (study.summary or {}).items()}
+    return facts(
+        {**own, **{name: text for name, text in concluded.items() if text and name not in own}}
+    )
+
+
+def _text(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _title(name: str) -> str:
