@@ -56,8 +56,8 @@ def materialise(
         for number, (name, layer) in enumerate(layers):
             originals = {leaf: item for leaf, item in layer._parameters.items() if item is not None}
             _fill(layer, name, source, device, tied)
-            if is_quantizable(name, layer, plan.quantization):
-                quantize_layer(layer, plan.quantization.scheme)
+            if isinstance(layer, nn.Linear) and is_quantizable(name, layer, plan.quantization):
+                quantize_layer(name, layer, plan.quantization.scheme)
             _move(layer, home)
             for leaf, original in originals.items():
                 tied.note(original, layer._parameters[leaf])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-import torch
 from torch import nn
 
 from registry.errors import InvalidPlan
@@ -41,11 +40,11 @@ def scheme_config(scheme: Scheme) -> Any:
     raise InvalidPlan(f"scheme {scheme!r} quantizes nothing")
 
 
-def is_quantizable(name: str, module: nn.Module, plan: Quantization) -> bool:
+def is_quantizable(name: str, layer: nn.Linear, plan: Quantization) -> bool:
     """Whether the plan quantizes this layer, by its name inside the component."""
-    if plan.scheme == "none" or not isinstance(module, nn.Linear):
+    if plan.scheme == "none":
         return False
-    rows, columns = module.weight.shape
+    rows, columns = layer.weight.shape
     if min(rows, columns) < max(plan.min_features, 1):
         return False
     if plan.scheme.startswith("float8_dynamic") and (rows % 16 or columns % 16):
@@ -59,18 +58,21 @@ def is_quantized(module: nn.Module) -> bool:
     return weight is not None and type(weight.data).__module__.startswith("torchao.")
 
 
-def quantize_layer(module: nn.Module, scheme: Scheme) -> None:
-    """Quantize one materialised linear layer in place. Raises InvalidPlan where torchao leaves the
-    layer as it was: a plan is applied as written or not at all."""
+def quantize_layer(name: str, layer: nn.Linear, scheme: Scheme) -> None:
+    """Quantize one materialised linear layer in place. Raises InvalidPlan where torchao refuses, or
+    leaves the layer as it was: a plan is applied as written or not at all."""
     from torchao.quantization import quantize_
 
-    quantize_(
-        module, scheme_config(scheme), filter_fn=lambda layer, _: isinstance(layer, nn.Linear)
-    )
-    if not is_quantized(module):
-        shape = tuple(module.weight.shape) if isinstance(module.weight, torch.Tensor) else ()
-        raise InvalidPlan(f"torchao left a layer of shape {shape} unquantized under {scheme!r}")
-    for parameter in module.parameters():
+    shape = tuple(layer.weight.shape)
+    try:
+        quantize_(layer, scheme_config(scheme), filter_fn=lambda *_: True)
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        raise InvalidPlan(
+            f"torchao cannot quantize {name!r} of shape {shape} under {scheme!r}: {error}"
+        ) from error
+    if not is_quantized(layer):
+        raise InvalidPlan(f"torchao left {name!r} of shape {shape} unquantized under {scheme!r}")
+    for parameter in layer.parameters():
         parameter.requires_grad_(False)
 
 
