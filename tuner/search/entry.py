@@ -54,14 +54,14 @@ class Entry:
 
 
 def make_entry(
-    candidate: Candidate, judge: Judge, denoiser: str, budget_bytes: int | None
+    candidate: Candidate, digest: str, judge: Judge, denoiser: str, budget_bytes: int | None
 ) -> Entry:
-    """`denoiser` is the component's name; `budget_bytes` None is no limit."""
+    """`digest` is the plan's, `denoiser` the component's name; `budget_bytes` None is no limit."""
     plan = candidate.plan
     return Entry(
         plan=plan,
         estimate=candidate.estimate,
-        digest=plan.digest,
+        digest=digest,
         tried_together=with_pairs(features(plan, denoiser)),
         denoiser_choices=denoiser_features(plan, denoiser),
         denoiser=denoiser_signature(plan, denoiser),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from registry.digest import digest
 from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan
 
 COMPILE_COST = {"none": 1.0, "regional": 1.0, "whole": 4.0}
@@ -42,7 +41,7 @@ def features(plan: Plan, denoiser: str) -> frozenset[str]:
 
 def denoiser_signature(plan: Plan, denoiser: str) -> str:
     """Equal for plans whose denoiser runs the same way: one step time answers for all."""
-    return digest(sorted(denoiser_features(plan, denoiser)))
+    return "|".join(sorted(denoiser_features(plan, denoiser)))
 
 
 def denoiser_picture(plan: Plan, denoiser: str) -> str | None:
@@ -51,28 +50,28 @@ def denoiser_picture(plan: Plan, denoiser: str) -> str | None:
     quantization = plan.pipeline.component(denoiser).quantization
     if quantization.scheme == "none":
         return None
-    return digest([plan.pipeline.dtype, quantization])
+    return f"{plan.pipeline.dtype} {quantization!r}"
 
 
 def picture(plan: Plan) -> str | None:
     """Equal for quantized plans that make the same picture but for rounding by kernels; None for
     a plan that quantizes nothing."""
-    schemes = {
-        name: component.quantization
+    quantized = [
+        f"{name} {component.quantization!r}"
         for name, component in plan.pipeline.components.items()
         if component.quantization.scheme != "none"
-    }
-    return digest([plan.pipeline.dtype, plan.pipeline.text_tokens, schemes]) if schemes else None
+    ]
+    if not quantized:
+        return None
+    return "|".join([plan.pipeline.dtype, str(plan.pipeline.text_tokens), *quantized])
 
 
 def placements(plan: Plan) -> str:
     """Equal for plans that keep each component in the same place."""
-    return digest(
-        {
-            name: placement_label(component.placement)
-            for name, component in plan.pipeline.components.items()
-            if component.placement.kind != "resident"
-        }
+    return "|".join(
+        f"{name}={placement_label(component.placement)}"
+        for name, component in plan.pipeline.components.items()
+        if component.placement.kind != "resident"
     )
 
 
@@ -102,7 +101,7 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
     options = sorted(f"{key}={value}" for key, value in compilation.inductor_options.items())
     chosen = {
         "scheme": component.quantization.scheme,
-        "skip": digest([component.quantization.skip, component.quantization.min_features])[:8],
+        "layers": f"{component.quantization.skip} {component.quantization.min_features}",
         "placement": placement_label(component.placement),
         "scope": compilation.scope,
         "mode": compilation.mode,
@@ -114,7 +113,7 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
         "fuse_qkv": pipeline.fuse_qkv,
         "dtype": pipeline.dtype,
         "text_tokens": pipeline.text_tokens,
-        "process": digest(plan.process)[:8],
+        "process": repr(plan.process),
     }
     return frozenset(f"{axis}={value}" for axis, value in chosen.items())
 

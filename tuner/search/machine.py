@@ -50,7 +50,10 @@ class Search:
         if not known:
             raise ValueError("a search needs at least one candidate")
         distinct = {candidate.plan.digest: candidate for candidate in known}
-        entries = [make_entry(c, judge, denoiser, budget_bytes) for c in distinct.values()]
+        entries = [
+            make_entry(candidate, digest, judge, denoiser, budget_bytes)
+            for digest, candidate in distinct.items()
+        ]
         self._entries = tuple(sorted(entries, key=lambda entry: entry.order))
         self._judge = judge
         self._reference = reference.plan.digest if reference else None
