@@ -49,12 +49,20 @@ def _place_whole(
         raise PlanConflict(
             f"{kind} is for all components of a pipeline; not free: {', '.join(sorted(taken))}"
         )
-    unnamed = set(pipeline_modules(pipe)) - set(options.components)
-    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *sorted(unnamed)]
+    _keep_resident(pipe, set(pipeline_modules(pipe)) - set(options.components))
     if kind == "model_offload":
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.enable_sequential_cpu_offload(device=device)
+
+
+def _keep_resident(pipe: Any, names: set[str]) -> None:
+    """Leave components out of what diffusers hooks: this pipeline's lists, not its class's."""
+    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *sorted(names)]
+    order = pipe.model_cpu_offload_seq
+    if order is not None:
+        kept = [name for name in order.split("->") if name not in names]
+        pipe.model_cpu_offload_seq = "->".join(kept)
 
 
 def _place_one(module: nn.Module, placement: Any, device: torch.device) -> None:
