@@ -7,7 +7,7 @@ import re
 from registry.errors import InvalidPlan
 from registry.inventory import ModelInventory
 from registry.plan import Compilation, Plan, ProcessOptions
-from tuner.export.source import Part, call, component, literal
+from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal
 
 DENOISER_NAME = re.compile(r"(transformer|unet)(_\d+)?")
 DEFAULTS = ProcessOptions()
@@ -79,7 +79,7 @@ def _compile(name: str, plan: Compilation) -> str:
     if plan.inductor_options:
         options = plan.inductor_options.items()
         every = (f"{literal(option)}: {literal(value)}" for option, value in options)
-        keywords["options"] = f"{{{', '.join(every)}}}"
+        keywords["options"] = enclosed("{", every, "}", room=ARGUMENT_ROOM)
     elif plan.mode != "default":
         keywords["mode"] = literal(plan.mode)
     method = "compile_repeated_blocks" if plan.scope == "regional" else "compile"

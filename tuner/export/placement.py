@@ -8,7 +8,7 @@ from importlib.resources import files
 from registry.errors import InvalidPlan
 from registry.inventory import ModelInventory
 from registry.plan import GroupOffload, Placement, Plan
-from tuner.export.source import Part, call, component, literal, source_of
+from tuner.export.source import Part, call, component, enclosed, literal, source_of
 
 WHOLE = {
     "model_offload": "enable_model_cpu_offload",
@@ -39,16 +39,18 @@ def _whole(
         )
     every = inventory.components if inventory is not None else ()
     unnamed = [literal(item.name) for item in every if item.name not in placements]
-    attribute = "pipe._exclude_from_cpu_offload"
-    lines = [f"{attribute} = [*{attribute}, {', '.join(unnamed)}]"] if unnamed else []
+    resident = "pipe._exclude_from_cpu_offload"
+    lines = [enclosed(f"{resident} = [", [f"*{resident}", *unnamed], "]")] if unnamed else []
     return Part((*lines, f"pipe.{WHOLE[kind]}(device=DEVICE)"))
 
 
 def _resident(on_host: Mapping[str, Placement]) -> Part:
-    names = ", ".join(literal(name) for name in on_host)
+    names = [literal(name) for name in on_host]
+    condition = f"name != {names[0]}" if len(names) == 1 else "name not in on_host"
     lines = (
+        *([enclosed("on_host = {", names, "}")] if len(names) > 1 else []),
         "for name, component in pipe.components.items():",
-        f"    if isinstance(component, nn.Module) and name not in {{{names}}}:",
+        f"    if isinstance(component, nn.Module) and {condition}:",
         "        component.to(DEVICE)",
     )
     return Part(lines, imports=(("torch", "nn"),))

@@ -26,9 +26,9 @@ def load(plan: Plan, model: ModelSpec, pipeline_class: str) -> Part:
         source, lines = "sys.argv[1]", ["if len(sys.argv) < 2:", "    sys.exit(__doc__)"]
     elif model.ref.revision is not None:
         keywords["revision"] = literal(model.ref.revision)
-    keywords |= {"torch_dtype": f"torch.{plan.pipeline.dtype}", "use_safetensors": "True"}
+    keywords |= {"dtype": f"torch.{plan.pipeline.dtype}", "use_safetensors": "True"}
     factory = f"{identifier(pipeline_class)}.from_pretrained"
-    lines += [f"pipe = {call(factory, source, **keywords)}"]
+    lines += [call(f"pipe = {factory}", source, **keywords)]
     imports = (("sys", ""), ("torch", ""), ("diffusers", pipeline_class))
     return Part(tuple(lines), imports=imports, definitions=(DEVICE,))
 
@@ -51,7 +51,7 @@ def request(plan: Plan, shape: Shape, prompt: str, steps: int | None) -> Part:
         **{name: literal(value) for name, value in optional.items() if value is not None},
         "generator": f'torch.Generator("cpu").manual_seed({SEED})',
     }
-    return Part((f"output = {call('pipe', **arguments)}",))
+    return Part((call("output = pipe", **arguments),))
 
 
 def save(shape: Shape, argument: int) -> Part:

@@ -12,10 +12,13 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
+from textwrap import indent
 
 from registry.errors import InvalidInput
 
 WIDTH = 100
+ARGUMENT_ROOM = WIDTH - len("    options=,")
+"""Columns that an argument's value may take on a line of its own."""
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 UNPRINTED = re.compile(r"[^A-Za-z0-9 ./@+_()-]")
 
@@ -62,25 +65,25 @@ def prose(text: str) -> str:
 def call(target: str, *arguments: str, **keywords: str) -> str:
     """A call over one line, or with one argument a line where it would be too long."""
     every = [*arguments, *(f"{name}={value}" for name, value in keywords.items())]
-    return _enclosed(f"{target}(", every, ")")
+    return enclosed(f"{target}(", every, ")")
 
 
-def strings(values: Iterable[str], indent: int = 4) -> str:
-    """A tuple of strings, as an argument that stands `indent` columns in."""
+def enclosed(start: str, items: Iterable[str], end: str, *, room: int = WIDTH) -> str:
+    """Items between brackets on one line of at most `room` characters, or one item a line."""
+    every = list(items)
+    one = f"{start}{', '.join(every)}{end}"
+    return one if len(one) <= room and "\n" not in one else _exploded(start, every, end)
+
+
+def strings(values: Iterable[str], *, room: int) -> str:
+    """A tuple of strings."""
     every = [literal(value) for value in values]
-    one = f"({', '.join(every)}{',' if len(every) == 1 else ''})"
-    if len(one) + indent + len("name=,") <= WIDTH:
-        return one
-    return _exploded("(", every, ")").replace("\n", "\n" + " " * indent)
+    return enclosed("(", every, ",)" if len(every) == 1 else ")", room=room)
 
 
-def _enclosed(start: str, items: list[str], end: str) -> str:
-    one = f"{start}{', '.join(items)}{end}"
-    return one if len(one) <= WIDTH and "\n" not in one else _exploded(start, items, end)
-
-
-def _exploded(start: str, items: list[str], end: str) -> str:
-    return "\n".join([start, *(f"    {item}," for item in items), end])
+def _exploded(start: str, items: Iterable[str], end: str) -> str:
+    inner = "".join(indent(f"{item},\n", "    ") for item in items)
+    return f"{start}\n{inner}{end.lstrip(',')}"
 
 
 def source_of(text: str, name: str) -> Part:

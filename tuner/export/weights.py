@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.inventory import ModelInventory
 from registry.plan import ComponentPlan, Plan, Quantization, Scheme
 from tuner.export.options import denoisers
-from tuner.export.source import Part, call, component, literal, strings
+from tuner.export.source import ARGUMENT_ROOM, Part, call, component, literal, strings
 
 CONFIGS: dict[Scheme, tuple[str, str | None]] = {
     "int8_weight_only": ("Int8WeightOnlyConfig", None),
@@ -85,7 +85,7 @@ def _quantize(name: str, plan: ComponentPlan) -> str:
 def _layers(plan: Quantization) -> dict[str, str]:
     keywords: dict[str, str] = {}
     if plan.skip:
-        keywords["skip"] = strings(plan.skip)
+        keywords["skip"] = strings(plan.skip, room=ARGUMENT_ROOM)
     if plan.min_features > 1:
         keywords["min_features"] = literal(plan.min_features)
     if plan.scheme.startswith("float8_dynamic"):

@@ -1,0 +1,201 @@
+"""Exported scripts run, beside `apply` on the same folder."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from registry.plan import (
+    Compilation,
+    ComponentPlan,
+    Plan,
+    ProcessOptions,
+    Quantization,
+    ReleaseAfterUse,
+    VaeOptions,
+)
+from tests.tuner.export.plans import SHAPE, plan_of
+from tests.tuner.pipeline.tiny import CPU, DENOISER, PROMPT, saved
+from tuner import catalog
+from tuner.export import diffusers_script
+from tuner.models import resolve_model
+from tuner.pipeline import apply as engine
+from tuner.pipeline.artifacts import compile_counters
+from tuner.pipeline.place import pipeline_modules
+from tuner.pipeline.quantize import layer_types
+
+# diffusers' schedulers hand tensors to numpy 2, whose protocol torch does not speak yet.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model of the catalog in a folder, with random weights."""
+
+    name: str
+    folder: Path
+
+    @property
+    def denoiser(self) -> str:
+        return DENOISER[self.name]
+
+    def script(self, plan: Plan) -> str:
+        return diffusers_script(
+            plan,
+            model=resolve_model(str(self.folder)),
+            pipeline_class=catalog.entry(self.name).pipeline_class,
+            inventory=catalog.shipped_inventory(self.name),
+            shape=SHAPE,
+            prompt=PROMPT,
+            steps=2,
+        )
+
+    def applied(self, plan: Plan) -> Made:
+        """What the engine makes of a pipeline of one's own."""
+        forget_graphs()
+        pipe = DiffusionPipeline.from_pretrained(self.folder, dtype=torch.float32)
+        engine.apply(pipe, plan, CPU)
+        output = pipe(
+            prompt=PROMPT,
+            height=SHAPE.height,
+            width=SHAPE.width,
+            num_inference_steps=2,
+            generator=torch.Generator("cpu").manual_seed(0),
+        )
+        return made(pipe, output.images[0])
+
+    def exported(self, plan: Plan, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+        """What the script makes, run in this process."""
+        forget_graphs()
+        script, image = folder / "script.py", folder / "image.png"
+        script.write_text(self.script(plan), encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", [str(script), str(self.folder), str(image)])
+        pipe = runpy.run_path(str(script), run_name="__main__")["pipe"]
+        return made(pipe, Image.open(image))
+
+
+def forget_graphs() -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+@dataclass(frozen=True)
+class Made:
+    """`graphs` and `breaks` are what dynamo counted since `forget_graphs`."""
+
+    picture: bytes
+    layers: dict[str, dict[str, int]]
+    graphs: int
+    breaks: int
+
+
+def made(pipe: Any, image: Image.Image) -> Made:
+    counters = compile_counters()
+    layers = {name: layer_types(module) for name, module in pipeline_modules(pipe).items()}
+    return Made(image.tobytes(), layers, counters["graphs"], counters["graph_breaks"])
+
+
+@pytest.fixture(scope="module", params=sorted(DENOISER))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    folder = tmp_path_factory.mktemp(request.param)
+    return Tiny(request.param, saved(resolve_model(request.param), folder))
+
+
+@pytest.fixture(autouse=True)
+def torch_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a plan sets for the whole process, put back."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    limit = torch._dynamo.config.recompile_limit
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.reset()
+
+
+def eager(denoiser: str) -> Plan:
+    """All that a CPU can do with either model without compiling."""
+    return plan_of(
+        ProcessOptions(float32_matmul_precision="high", dynamo_recompile_limit=16, threads=1),
+        dtype="float32",
+        components={
+            denoiser: ComponentPlan(
+                quantization=Quantization(
+                    scheme="int8_weight_only", skip=("*embed*", "norm*"), min_features=64
+                ),
+                channels_last=True,
+            ),
+            "text_encoder_2": ComponentPlan(
+                quantization=Quantization(scheme="float8_weight_only"),
+                placement=ReleaseAfterUse(),
+            ),
+        },
+        fuse_qkv=True,
+        vae=VaeOptions(tiling=True, slicing=True),
+    )
+
+
+def test_a_script_makes_what_apply_makes(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = eager(tiny.denoiser)
+    ours = tiny.applied(plan)
+    assert tiny.exported(plan, tmp_path, monkeypatch) == ours
+    assert ours.layers[tiny.denoiser]["Linear/Int8Tensor"] > 0
+    assert ours.layers["text_encoder_2"]["Linear/Float8Tensor"] > 0
+    assert torch._dynamo.config.recompile_limit == 16
+
+
+def test_another_plan_makes_another_picture(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equality above says something only if pictures differ where plans do."""
+    plain = tiny.applied(plan_of(dtype="float32", components={}))
+    other = tiny.exported(eager(tiny.denoiser), tmp_path, monkeypatch)
+    assert other.picture != plain.picture
+    assert other.layers != plain.layers
+
+
+@pytest.mark.parametrize(
+    "tiny", ["tiny-sdxl", pytest.param("tiny-flux", marks=pytest.mark.slow)], indirect=True
+)
+def test_a_compiled_script_has_as_many_graphs(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compilation = Compilation(scope="regional", fullgraph=True)
+    quantization = Quantization(scheme="int8_weight_only")
+    component = ComponentPlan(compilation=compilation, quantization=quantization)
+    plan = plan_of(dtype="float32", components={tiny.denoiser: component}, fuse_qkv=True)
+    ours = tiny.applied(plan)
+    assert tiny.exported(plan, tmp_path, monkeypatch) == ours
+    assert ours.graphs > 0
+
+
+@pytest.mark.parametrize("tiny", ["tiny-flux"], indirect=True)
+def test_a_script_runs_alone(tiny: Tiny, tmp_path: Path) -> None:
+    """In a process and a folder of its own, where nothing of ours can be imported."""
+    plan = plan_of(dtype="float32", components={"vae": ComponentPlan()}, fuse_qkv=True)
+    script = tmp_path / "script.py"
+    script.write_text(tiny.script(plan), encoding="utf-8")
+    command = [sys.executable, "-I", str(script)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True}
+    helped = subprocess.run(command, **options, text=True, check=False)
+    assert helped.returncode == 1
+    assert "MODEL_FOLDER" in helped.stderr
+    done = subprocess.run([*command, str(tiny.folder)], **options, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "image.png") as image:
+        assert image.tobytes() == tiny.applied(plan).picture
