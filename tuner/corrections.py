@@ -29,14 +29,15 @@ class Corrections:
 
     `step` maps a choice of the denoiser ("scheme:float8_dynamic_row", "scope:regional", …) to its
     factor, beside `step_all`; a plan's factor is the product, kept within `STEP_BOUNDS`.
-    `fixed` is on a request's time outside the steps. `peak` is on what is not weights.
+    `fixed` is on a request's time outside the steps. `peak` is on the device's peak, by the kind of
+    the denoiser's placement: what a stream's allocator holds back says nothing of resident weights.
     `outside_bytes` replaces the guess of memory outside the allocator.
     """
 
     step_all: float = 1.0
     step: FrozenDict[float] = field(default_factory=lambda: FrozenDict({}))
     fixed: float = 1.0
-    peak: float = 1.0
+    peak: FrozenDict[float] = field(default_factory=lambda: FrozenDict({}))
     outside_bytes: int | None = None
     trials: int = 0
 
@@ -79,7 +80,7 @@ def learn(pairs: Iterable[Known], inventory: ModelInventory) -> Corrections:
         step_all=step_all,
         step=FrozenDict(step),
         fixed=_fixed_factor(known, inventory.default_steps),
-        peak=_peak_factor(known),
+        peak=FrozenDict(_peak_factors(known, inventory.denoiser.name)),
         outside_bytes=_outside_bytes(known),
         trials=len(known),
     )
@@ -125,11 +126,13 @@ def _fixed_ratios(known: Sequence[Known], default_steps: int) -> Iterator[float]
             yield seen / guessed
 
 
-def _peak_factor(known: Sequence[Known]) -> float:
-    ratios = [
-        measured.memory.peak_vram_bytes / guess.peak_vram_bytes for _, guess, measured in known
-    ]
-    return _bounded(median(ratios), PEAK_BOUNDS)
+def _peak_factors(known: Sequence[Known], denoiser: str) -> dict[str, float]:
+    ratios: dict[str, list[float]] = {}
+    for plan, guess, measured in known:
+        kind = plan.pipeline.component(denoiser).placement.kind
+        ratio = measured.memory.peak_vram_bytes / guess.peak_vram_bytes
+        ratios.setdefault(kind, []).append(ratio)
+    return {kind: _bounded(median(found), PEAK_BOUNDS) for kind, found in ratios.items()}
 
 
 def _outside_bytes(known: Sequence[Known]) -> int | None:

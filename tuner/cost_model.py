@@ -68,10 +68,12 @@ class CostModel:
         parts = self.breakdown(plan, workload)
         memory, times = parts.memory, parts.times
         count = self.inventory.default_steps if steps is None else steps
-        step_s = times.step_s * self._step_factor(plan)
+        choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
+        backend = plan.pipeline.attention_backend
+        step_s = times.step_s * self.corrections.step_factor(choice, backend)
         return Estimate(
-            peak_vram_bytes=self._corrected(memory.peak_bytes, memory.weight_bytes),
-            load_peak_vram_bytes=self._corrected(memory.load_peak_bytes, 0),
+            peak_vram_bytes=self._corrected(choice, memory.peak_bytes, memory.weight_bytes),
+            load_peak_vram_bytes=self._corrected(choice, memory.load_peak_bytes, 0),
             host_bytes=memory.host_bytes,
             step_ms=step_s * 1000,
             latency_s=times.fixed_s * self.corrections.fixed + count * step_s,
@@ -120,13 +122,10 @@ class CostModel:
             self._profiles[shape] = profile_for(self.inventory, shape)
         return self._profiles[shape]
 
-    def _step_factor(self, plan: Plan) -> float:
-        choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
-        return self.corrections.step_factor(choice, plan.pipeline.attention_backend)
-
-    def _corrected(self, peak_bytes: int, weight_bytes: int) -> int:
+    def _corrected(self, choice: ComponentPlan, peak_bytes: int, weight_bytes: int) -> int:
         """Never below the weights themselves: those are exact."""
-        return max(round(peak_bytes * self.corrections.peak), weight_bytes)
+        factor = self.corrections.peak.get(choice.placement.kind, 1.0)
+        return max(round(peak_bytes * factor), weight_bytes)
 
 
 def smallest_budget(estimates: Iterable[Estimate]) -> int | None:

@@ -73,7 +73,7 @@ class TrialDesk:
 
     def baseline(self, plan: Plan, estimate: Estimate) -> Finished:
         """The reference: trajectories and pictures kept, whole requests timed."""
-        repeats = 1 if estimate.latency_s > SLOW_S else 2
+        repeats = 1 if estimate.latency_s > QUICK_S else 2
         job = self._job(plan, "pipeline", self.folder / "compile", repeats)
         job = job.model_copy(update={"reference_out": str(self.reference_dir)})
         return self._finish(plan, estimate, job, None)

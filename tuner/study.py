@@ -48,6 +48,8 @@ from tuner.units import format_bytes
 __all__ = ["StudyOutcome", "StudyRequest", "run_study"]
 
 STUDY_FOLDER = "studies"
+BASELINE_TOLERANCE = 1.02
+"""A baseline predicted this little over the budget is tried; each that fails costs a whole load."""
 COLD_SHARE = 0.5
 """Of the time left: a cold start is timed only if the warm replay leaves at least this much."""
 
@@ -190,7 +192,7 @@ class _Study:
                 return before
             estimate = model.estimate(plan, self._request.workload, self._request.steps)
             label = describe(plan, inventory)
-            if estimate.peak_vram_bytes > self._request.budget_bytes * 1.1:
+            if estimate.peak_vram_bytes > self._request.budget_bytes * BASELINE_TOLERANCE:
                 reasons.append(f"{label}: needs about {format_bytes(estimate.peak_vram_bytes)}")
                 continue
             run = partial(desk.baseline, plan, estimate)
@@ -214,7 +216,10 @@ class _Study:
         )
         corrections = learn([(baseline.plan, frozen, measured(baseline))], inventory)
         found = self._survey(inventory, self._cost_model(inventory, corrections))
-        reference = Candidate(baseline.plan, frozen)
+        corrected = self._cost_model(inventory, corrections).estimate(
+            baseline.plan, self._request.workload, self._request.steps
+        )
+        reference = Candidate(baseline.plan, corrected)
         search = Search(
             found.kept or (reference,),
             objective=self._request.objective,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.plan import Plan
+from registry.plan import GroupOffload, Plan
 from registry.record import Estimate, Measurement, PeakMemory, ShapeMeasurement
 from tests.tuner.flux import ONE_PICTURE, REGIONAL, SQUARE, flux, hardware, plan
 from tuner.corrections import PEAK_BOUNDS, STEP_BOUNDS, Corrections, learn
@@ -14,6 +14,7 @@ from tuner.cost_model import CostModel
 
 EAGER, COMPILED = plan(), plan(compilation=REGIONAL)
 ROW = plan("float8_dynamic_row", compilation=REGIONAL)
+STREAMED = plan(placement=GroupOffload())
 STEPS = 28
 
 
@@ -95,6 +96,12 @@ def test_a_measured_peak_moves_the_estimate_but_not_below_the_weights() -> None:
     assert guess(EAGER, lower).peak_vram_bytes >= weights
 
 
+def test_the_peak_of_streamed_weights_says_nothing_of_resident_ones() -> None:
+    found = learn([measured(STREAMED, peak=2.7)], flux())
+    assert guess(EAGER, found).peak_vram_bytes == guess(EAGER).peak_vram_bytes
+    assert guess(STREAMED, found).peak_vram_bytes > guess(STREAMED).peak_vram_bytes
+
+
 def test_contaminated_trials_teach_nothing() -> None:
     assert learn([measured(EAGER, step=2, contaminated="4 GB of another process")], flux()) == (
         Corrections()
@@ -130,5 +137,5 @@ def test_factors_stay_within_bounds(trials: list[tuple[Plan, float, float, float
     for item in (EAGER, COMPILED, ROW):
         factor = guess(item, found).step_ms / guess(item).step_ms
         assert STEP_BOUNDS[0] / slack <= factor <= STEP_BOUNDS[1] * slack
-    assert PEAK_BOUNDS[0] <= found.peak <= PEAK_BOUNDS[1]
+    assert all(PEAK_BOUNDS[0] <= factor <= PEAK_BOUNDS[1] for factor in found.peak.values())
     assert STEP_BOUNDS[0] <= found.fixed <= STEP_BOUNDS[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan
 
-COMPILE_COST = {"none": 1.0, "regional": 1.0, "whole": 4.0}
+COMPILE_COST = {"none": 0.5, "regional": 1.0, "whole": 4.0}
 AUTOTUNE_COST = 8.0
 OPTIONS_COST = 2.5
 """Relative duration of a trial by compile scope, and what `max-autotune` or Inductor's search over
