@@ -97,6 +97,12 @@ def find_conflicts(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     return found
 
 
+def _is_hooked(layer: nn.Module) -> bool:
+    """diffusers leaves an empty list of hooks on a denoiser that has run once."""
+    registry = getattr(layer, "_diffusers_hook", None)
+    return hasattr(layer, "_hf_hook") or bool(registry is not None and registry.hooks)
+
+
 def _conflict(module: nn.Module) -> str | None:
     layers = list(module.modules())
     compiled = any(layer._compiled_call_impl is not None for layer in layers)
@@ -104,7 +110,7 @@ def _conflict(module: nn.Module) -> str | None:
         return "is already compiled"
     if any(is_quantized(layer) for layer in layers):
         return "is already quantized"
-    if any(hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook") for layer in layers):
+    if any(_is_hooked(layer) for layer in layers):
         return "already has offload or cache hooks"
     if is_fused(module):
         return "has its QKV projections already fused"

@@ -1,0 +1,361 @@
+"""A plan on an app's own pipeline: the same as loaded under it, or refused with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.hooks.group_offloading import apply_group_offloading
+from peft import LoraConfig
+from torch import nn
+
+from registry.errors import InvalidPlan, PlanConflict
+from registry.plan import (
+    Compilation,
+    ComponentPlan,
+    ModelOffload,
+    Plan,
+    ProcessOptions,
+    Quantization,
+    ReleaseAfterUse,
+    VaeOptions,
+)
+from tests.tuner.pipeline.tiny import (
+    CPU,
+    DENOISER,
+    FLUX,
+    SDXL,
+    difference,
+    load,
+    parameters,
+    picture,
+    plan,
+)
+from tuner.pipeline import apply as engine
+from tuner.pipeline import process_options
+from tuner.pipeline.place import pipeline_modules
+from tuner.pipeline.quantize import layer_types, quantize_layer
+from tuner.protocol import ModelSpec
+
+INT8 = ComponentPlan(quantization=Quantization(scheme="int8_weight_only"))
+FLOAT8 = Quantization(scheme="float8_weight_only", min_features=32)
+
+
+def tiny_plan(spec: ModelSpec, **options: Any) -> Plan:
+    """Something of everything that costs no compilation."""
+    components = {
+        DENOISER[spec.ref.name]: INT8.model_copy(update={"channels_last": True}),
+        "text_encoder_2": ComponentPlan(quantization=FLOAT8, placement=ReleaseAfterUse()),
+        "vae": ComponentPlan(channels_last=True),
+    }
+    return plan(components, fuse_qkv=True, vae=VaeOptions(tiling=True, slicing=True), **options)
+
+
+def types(pipe: Any) -> dict[str, dict[str, int]]:
+    return {name: layer_types(module) for name, module in pipeline_modules(pipe).items()}
+
+
+@pytest.mark.parametrize("spec", [FLUX, SDXL], ids=["flux", "sdxl"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_apps_pipeline_equals_a_loaded_one(spec: ModelSpec, dtype: str) -> None:
+    """The app's weights are bfloat16 numbers, so that both begin with the same ones."""
+    chosen = tiny_plan(spec, dtype=dtype)
+    own = load(spec, plan(dtype=dtype))
+    report = engine.apply(own, chosen, CPU)
+    loaded = load(spec, chosen)
+    assert report.applied == tuple(sorted(pipeline_modules(own)))
+    assert report.conflicts == ()
+    assert not report.budget_proved
+    assert types(own) == types(loaded)
+    assert torch.equal(picture(own), picture(loaded))
+    assert own.vae.use_tiling
+    assert own.vae.use_slicing
+
+
+def test_an_apps_weights_are_cast() -> None:
+    own = load(FLUX)
+    engine.apply(own, plan(dtype="bfloat16"), CPU)
+    assert {item.dtype for item in parameters(own).values()} == {torch.bfloat16}
+    assert bool(torch.isfinite(picture(own)).all())
+
+
+def test_channels_last_reaches_convolutions_and_leaves_quantized_layers() -> None:
+    unet = load(SDXL, tiny_plan(SDXL)).unet
+    weight = unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert layer_types(unet)["Linear/Int8Tensor"] > 20
+
+
+def compiled(module: nn.Module) -> None:
+    module.compile()
+
+
+def compiled_inside(module: nn.Module) -> None:
+    module.get_submodule("transformer_blocks.0").compile()
+
+
+def some_quantized(module: nn.Module) -> None:
+    quantize_layer("proj_out", module.get_submodule("proj_out"), "int8_weight_only")  # type: ignore[arg-type]
+
+
+def hooked(module: nn.Module) -> None:
+    apply_group_offloading(module, onload_device=CPU, offload_type="leaf_level")
+
+
+def moved(module: nn.Module) -> None:
+    module.get_submodule("proj_out").to("meta")
+
+
+def fused(module: Any) -> None:
+    module.fuse_qkv_projections()
+
+
+def with_lora(module: Any) -> None:
+    module.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+
+
+CONFLICTS: list[tuple[Callable[[Any], None], str]] = [
+    (compiled, "is already compiled"),
+    (compiled_inside, "is already compiled"),
+    (some_quantized, "is already quantized"),
+    (hooked, "already has offload or cache hooks"),
+    (moved, "has weights on meta, not on the CPU"),
+    (fused, "has its QKV projections already fused"),
+    (with_lora, "carries LoRA layers"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), CONFLICTS, ids=[change.__name__ for change, _ in CONFLICTS]
+)
+def test_what_an_app_did_before_is_a_conflict(change: Callable[[Any], None], reason: str) -> None:
+    pipe = load(FLUX)
+    change(pipe.transformer)
+    before = {name: id(tensor) for name, tensor in parameters(pipe).items()}
+    with pytest.raises(PlanConflict, match=rf"transformer {reason}") as raised:
+        engine.apply(pipe, tiny_plan(FLUX), CPU)
+    assert "allow_partial=True" in str(raised.value)
+    assert {name: id(tensor) for name, tensor in parameters(pipe).items()} == before
+    report = engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+    assert report.applied == ("text_encoder", "text_encoder_2", "vae")
+    assert len(report.conflicts) == 1
+    assert report.conflicts[0].startswith(f"transformer {reason}")
+    assert "Linear/Float8Tensor" in layer_types(pipe.text_encoder_2)
+
+
+def test_a_module_inside_torch_compile_is_a_conflict() -> None:
+    pipe = load(FLUX)
+    pipe.transformer = torch.compile(pipe.transformer)
+    with pytest.raises(PlanConflict, match=r"transformer is already compiled"):
+        engine.apply(pipe, plan(), CPU)
+
+
+def test_a_partly_applied_pipeline_still_makes_pictures() -> None:
+    pipe = load(FLUX)
+    quantize_layer("proj_out", pipe.transformer.proj_out, "int8_weight_only")
+    wanted = picture(pipe)
+    engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+    assert 0.0 < difference(picture(pipe), wanted) < 0.2
+
+
+def test_a_plan_cannot_be_applied_twice() -> None:
+    pipe = load(FLUX)
+    engine.apply(pipe, tiny_plan(FLUX), CPU)
+    with pytest.raises(PlanConflict, match=r"transformer is already quantized"):
+        engine.apply(pipe, tiny_plan(FLUX), CPU)
+
+
+def test_a_part_that_is_not_free_stops_offloading_whole() -> None:
+    pipe = load(FLUX)
+    compiled(pipe.vae)
+    names = pipeline_modules(pipe)
+    chosen = plan({name: ComponentPlan(placement=ModelOffload()) for name in names})
+    device = torch.device("cuda")
+    with pytest.raises(PlanConflict, match=r"model_offload is for all components"):
+        engine.apply(pipe, chosen, device)
+    report = engine.apply(pipe, chosen, device, allow_partial=True)
+    assert report.applied == ()
+    assert len(report.conflicts) == 2
+
+
+REGIONAL = Compilation(scope="regional")
+IMPOSSIBLE: list[tuple[ModelSpec, Plan, str]] = [
+    (SDXL, plan({"transformer": INT8}), r"names transformer, which.*does not have.*unet"),
+    (FLUX, plan({"vae": ComponentPlan(compilation=REGIONAL)}), r"vae \(AutoencoderKL\) names no"),
+    (SDXL, plan(attention_backend="_native_math"), r"'_native_math' reaches no attention"),
+    (SDXL, plan(text_tokens=32), r"no text length to set"),
+]
+
+
+@pytest.mark.parametrize(("spec", "chosen", "message"), IMPOSSIBLE)
+def test_plans_that_a_pipeline_cannot_take(spec: ModelSpec, chosen: Plan, message: str) -> None:
+    pipe = load(spec)
+    before = {name: id(tensor) for name, tensor in parameters(pipe).items()}
+    with pytest.raises(InvalidPlan, match=message):
+        engine.apply(pipe, chosen, CPU)
+    assert {name: id(tensor) for name, tensor in parameters(pipe).items()} == before
+    with pytest.raises(InvalidPlan, match=message):
+        load(spec, chosen)
+
+
+def test_attention_backend_and_text_length_reach_the_pipeline() -> None:
+    pipe = load(FLUX, plan(attention_backend="_native_math", text_tokens=16))
+    backends = {
+        layer.processor._attention_backend.value
+        for layer in pipe.transformer.modules()
+        if hasattr(layer, "processor")
+    }
+    assert backends == {"_native_math"}
+    seen: list[int] = []
+    pipe.transformer.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[1]),
+        with_kwargs=True,
+    )
+    picture(pipe, prompt="a", max_sequence_length=32)
+    picture(pipe, prompt="a much longer prompt than that", max_sequence_length=8)
+    assert set(seen) == {16}
+
+
+def test_settings_of_the_process_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo import config
+
+    monkeypatch.setattr(config, "recompile_limit", 8)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    options = ProcessOptions(
+        float32_matmul_precision="high", cudnn_benchmark=True, dynamo_recompile_limit=33, threads=1
+    )
+    try:
+        engine.apply(load(FLUX), Plan(process=options, pipeline=plan().pipeline), CPU)
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.benchmark
+        assert config.recompile_limit == 33
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def expandable() -> Plan:
+    return Plan(process=ProcessOptions(expandable_segments=True), pipeline=plan().pipeline)
+
+
+@pytest.mark.parametrize(
+    ("settings", "used", "kept", "conflict"),
+    [
+        ("", False, "expandable_segments:True", False),
+        ("max_split_size_mb:64", False, "max_split_size_mb:64,expandable_segments:True", False),
+        ("expandable_segments:True", True, "expandable_segments:True", False),
+        ("", True, "", True),
+    ],
+    ids=["unused", "beside others", "already", "too late"],
+)
+def test_expandable_segments_are_set_before_cuda_starts_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, settings: str, used: bool, kept: str, conflict: bool
+) -> None:
+    held = [settings]
+    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: held[0])
+    monkeypatch.setattr(
+        torch._C, "_accelerator_setAllocatorSettings", lambda text: held.__setitem__(0, text)
+    )
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    found = process_options.set_process_options(expandable(), torch.device("cuda"))
+    assert held == [kept]
+    assert bool(found) is conflict
+    assert all("PYTORCH_CUDA_ALLOC_CONF" in item for item in found)
+
+
+def test_settings_that_come_too_late_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = load(FLUX)
+    monkeypatch.setattr(engine, "set_process_options", lambda *_: ("too late",))
+    with pytest.raises(PlanConflict, match=r"too late"):
+        load(FLUX)
+    with pytest.raises(PlanConflict, match=r"too late"):
+        engine.apply(pipe, tiny_plan(FLUX), CPU)
+    report = engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+    assert report.conflicts == ("too late",)
+    assert "transformer" in report.applied
+
+
+def image() -> torch.Tensor:
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def mask() -> torch.Tensor:
+    return (image()[:, :1] > 0.5).float()
+
+
+def around(spec: ModelSpec, class_name: str, **extra: Any) -> Any:
+    """Another diffusers pipeline around the components of a tiny one."""
+    parts = load(spec).components
+    accepted = {name: item for name, item in parts.items() if item is not None}
+    return getattr(diffusers, class_name)(**accepted, **extra)
+
+
+def flux_controlnet() -> nn.Module:
+    config = load(FLUX).transformer.config
+    names = "in_channels attention_head_dim num_attention_heads joint_attention_dim patch_size"
+    names += " pooled_projection_dim guidance_embeds axes_dims_rope"
+    torch.manual_seed(0)
+    model: Any = diffusers.FluxControlNetModel(
+        num_layers=1, num_single_layers=1, **{name: config[name] for name in names.split()}
+    )
+    return awake(model)
+
+
+def sdxl_controlnet() -> nn.Module:
+    torch.manual_seed(0)
+    # One halving of the hint, as the tiny VAE's.
+    model: Any = diffusers.ControlNetModel.from_unet(
+        load(SDXL).unet, conditioning_embedding_out_channels=(16, 32)
+    )
+    return awake(model)
+
+
+def awake(model: nn.Module) -> nn.Module:
+    """ControlNets begin with zero layers, that is without effect."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not bool(parameter.any()):
+                parameter.normal_(0.0, 0.05)
+    return model
+
+
+VARIANTS: list[tuple[ModelSpec, str, dict[str, Any], Callable[[], nn.Module] | None]] = [
+    (FLUX, "FluxImg2ImgPipeline", {"image": image(), "strength": 0.5}, None),
+    (FLUX, "FluxInpaintPipeline", {"image": image(), "mask_image": mask(), "strength": 0.5}, None),
+    (FLUX, "FluxControlNetPipeline", {"control_image": image()}, flux_controlnet),
+    (SDXL, "StableDiffusionXLImg2ImgPipeline", {"image": image(), "strength": 0.5}, None),
+    (
+        SDXL,
+        "StableDiffusionXLInpaintPipeline",
+        {"image": image(), "mask_image": mask(), "strength": 0.5},
+        None,
+    ),
+    (SDXL, "StableDiffusionXLControlNetPipeline", {"image": image()}, sdxl_controlnet),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "class_name", "arguments", "controlnet"), VARIANTS, ids=[item[1] for item in VARIANTS]
+)
+def test_other_pipelines_around_the_same_denoiser(
+    spec: ModelSpec,
+    class_name: str,
+    arguments: dict[str, Any],
+    controlnet: Callable[[], nn.Module] | None,
+) -> None:
+    """img2img, inpainting and ControlNet take a text-to-image plan; a ControlNet stays as it is."""
+    extra = {"controlnet": controlnet()} if controlnet else {}
+    settings = {"num_inference_steps": 4, **arguments}
+    pipe = around(spec, class_name, **extra)
+    wanted = picture(pipe, **settings)
+    report = engine.apply(pipe, tiny_plan(spec), CPU)
+    found = picture(pipe, **settings)
+    assert {"vae", DENOISER[spec.ref.name], *extra} <= set(report.applied)
+    assert 0.0 < difference(found, wanted) < 0.3
+    if extra:
+        assert not any("Tensor" in kind for kind in layer_types(extra["controlnet"]))
+        assert difference(found, picture(load(spec, tiny_plan(spec)), num_inference_steps=4)) > 0.0
