@@ -19,14 +19,17 @@ from PIL import Image
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    GroupOffload,
+    ModelOffload,
     Plan,
     ProcessOptions,
     Quantization,
     ReleaseAfterUse,
+    SequentialOffload,
     VaeOptions,
 )
-from tests.tuner.export.plans import SHAPE, plan_of
-from tests.tuner.pipeline.tiny import CPU, DENOISER, PROMPT, saved
+from tests.tuner.export.plans import COMPONENTS, SHAPE, everywhere, plan_of
+from tests.tuner.pipeline.tiny import DENOISER, PROMPT, saved
 from tuner import catalog
 from tuner.export import diffusers_script
 from tuner.models import resolve_model
@@ -64,8 +67,9 @@ class Tiny:
     def applied(self, plan: Plan) -> Made:
         """What the engine makes of a pipeline of one's own."""
         forget_graphs()
-        pipe = DiffusionPipeline.from_pretrained(self.folder, dtype=torch.float32)
-        engine.apply(pipe, plan, CPU)
+        dtype = getattr(torch, plan.pipeline.dtype)
+        pipe = DiffusionPipeline.from_pretrained(self.folder, dtype=dtype)
+        engine.apply(pipe, plan, engine.default_device())
         output = pipe(
             prompt=PROMPT,
             height=SHAPE.height,
@@ -181,6 +185,36 @@ def test_a_compiled_script_has_as_many_graphs(
     ours = tiny.applied(plan)
     assert tiny.exported(plan, tmp_path, monkeypatch) == ours
     assert ours.graphs > 0
+
+
+FLOAT8 = Quantization(scheme="float8_dynamic_row", skip=("*embed*", "norm*"))
+ON_A_GPU = {
+    "model offload": everywhere(ModelOffload()),
+    "sequential offload": everywhere(SequentialOffload()),
+    "group offload": everywhere(GroupOffload(), COMPONENTS[1:3]),
+    "float8, released, compiled": plan_of(
+        components={
+            "text_encoder_2": ComponentPlan(
+                quantization=Quantization(scheme="float8_weight_only"), placement=ReleaseAfterUse()
+            ),
+            "transformer": ComponentPlan(
+                quantization=FLOAT8, compilation=Compilation(scope="regional", fullgraph=True)
+            ),
+        },
+        attention_backend="_native_cudnn",
+        fuse_qkv=True,
+    ),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plan", ON_A_GPU.values(), ids=ON_A_GPU)
+@pytest.mark.parametrize("tiny", ["tiny-flux"], indirect=True)
+def test_what_only_a_gpu_can_do(
+    tiny: Tiny, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = tiny.applied(plan)
+    assert tiny.exported(plan, tmp_path, monkeypatch) == ours
 
 
 @pytest.mark.parametrize("tiny", ["tiny-flux"], indirect=True)
