@@ -16,6 +16,13 @@ WHOLE = {
 }
 """Placements that diffusers applies to every component of a pipeline at once."""
 
+KEEP_RESIDENT = '''\
+def keep_resident(pipe, *names):
+    """Leave components out of the offloading of a whole pipeline."""
+    pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, *names]
+    order = (pipe.model_cpu_offload_seq or "").split("->")
+    pipe.model_cpu_offload_seq = "->".join(name for name in order if name not in names)'''
+
 
 def placement(plan: Plan, inventory: ModelInventory | None) -> Part:
     """Raises InvalidPlan for a part of a pipeline offloaded by a method for all of it."""
@@ -39,9 +46,10 @@ def _whole(
         )
     every = inventory.components if inventory is not None else ()
     unnamed = [literal(item.name) for item in every if item.name not in placements]
-    resident = "pipe._exclude_from_cpu_offload"
-    lines = [enclosed(f"{resident} = [", [f"*{resident}", *unnamed], "]")] if unnamed else []
-    return Part((*lines, f"pipe.{WHOLE[kind]}(device=DEVICE)"))
+    whole = f"pipe.{WHOLE[kind]}(device=DEVICE)"
+    if not unnamed:
+        return Part((whole,))
+    return Part((call("keep_resident", "pipe", *unnamed), whole), definitions=(KEEP_RESIDENT,))
 
 
 def _resident(on_host: Mapping[str, Placement]) -> Part:

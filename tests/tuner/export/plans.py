@@ -162,7 +162,8 @@ CASES: dict[str, Case] = {
     "sequential_offload": Case(
         everywhere(SequentialOffload(), COMPONENTS[1:]),
         (
-            'pipe._exclude_from_cpu_offload = [*pipe._exclude_from_cpu_offload, "text_encoder"]',
+            "def keep_resident(pipe, *names):",
+            'keep_resident(pipe, "text_encoder")',
             "pipe.enable_sequential_cpu_offload(device=DEVICE)",
         ),
     ),

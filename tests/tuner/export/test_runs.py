@@ -190,6 +190,7 @@ def test_a_compiled_script_has_as_many_graphs(
 FLOAT8 = Quantization(scheme="float8_dynamic_row", skip=("*embed*", "norm*"))
 ON_A_GPU = {
     "model offload": everywhere(ModelOffload()),
+    "model offload beside a resident": everywhere(ModelOffload(), COMPONENTS[1:]),
     "sequential offload": everywhere(SequentialOffload()),
     "group offload": everywhere(GroupOffload(), COMPONENTS[1:3]),
     "float8, released, compiled": plan_of(
