@@ -23,6 +23,8 @@ TRIAL_LIMIT_S = 3600.0
 SILENCE_LIMIT_S = 900.0
 """Longer than any known compilation of one graph is silent."""
 QUICK_S = 5.0
+SLOW_BASELINE_S = 10.0
+"""Its reference pictures take as long again, and all else waits for it."""
 SLOW_S = 20.0
 
 
@@ -73,7 +75,7 @@ class TrialDesk:
 
     def baseline(self, plan: Plan, estimate: Estimate) -> Finished:
         """The reference: trajectories and pictures kept, whole requests timed."""
-        repeats = 1 if estimate.latency_s > QUICK_S else 2
+        repeats = 1 if estimate.latency_s > SLOW_BASELINE_S else self._repeats(estimate)
         job = self._job(plan, "pipeline", self.folder / "compile", repeats)
         job = job.model_copy(update={"reference_out": str(self.reference_dir)})
         return self._finish(plan, estimate, job, None)

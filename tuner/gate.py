@@ -52,7 +52,7 @@ CEILING_DB = 120.0
 LATENCY_TOLERANCE = 0.05
 PEAK_TOLERANCE = 0.02
 PEAK_FLOOR_BYTES = 32 * 2**20
-"""Below this a difference is the allocator's segment size, or on a CPU what imports happened to map."""
+"""Below this a difference is the allocator's segment size, or on a CPU what imports mapped."""
 MIN_SAMPLES_FOR_NOISE = 5
 
 

@@ -272,8 +272,8 @@ class _Study:
         plan, estimate = proposal.plan, proposal.estimate
         artifact = self._captured(desk, plan)
         finished = desk.replay(plan, estimate, artifact, whole=True, limit_s=proposal.limit_s)
-        if artifact is not None and not _artifact_served(finished):
-            self._note(f"{plan.digest[:12]}: its compile cache saves nothing and is not published")
+        if artifact is not None and (reason := _artifact_problem(finished)):
+            self._note(f"{plan.digest[:12]}: its compile cache {reason} and is not published")
             del self._artifacts[plan.digest]
             artifact = None
             if finished.trial.measurement is None:
@@ -361,8 +361,14 @@ class _Study:
         )
 
 
-def _artifact_served(finished: Finished) -> bool:
-    return finished.result is not None and finished.result.cache_hits > 0
+def _artifact_problem(finished: Finished) -> str | None:
+    """Why a replay's artifact is no good; None also where time or memory ended the replay."""
+    if finished.result is not None:
+        return None if finished.result.cache_hits > 0 else "saves nothing"
+    failure = finished.trial.failure
+    if failure is None or failure.kind in ("timeout", "out_of_memory"):
+        return None
+    return f"broke the start ({failure.kind})"
 
 
 def _held_to_proof(finished: Finished, proof: Measurement | None) -> Finished:

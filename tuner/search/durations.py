@@ -15,8 +15,9 @@ from tuner.search.prospects import Prospects
 TYPICAL_S: Mapping[Rung, float] = {"denoiser": 35.0, "pipeline": 45.0, "replay": 50.0}
 """Of a 12 B denoiser on a data-centre GPU, until this study has its own."""
 
-CACHED_SHARE = 0.4
-"""Of the time to compile: what is left of it where compiled graphs are found in a cache."""
+COMPILED_SHARE: Mapping[Rung, float] = {"denoiser": 1.0, "pipeline": 0.4, "replay": 1.0}
+"""Of the time to compile: the pipeline rung finds compiled graphs in the study's cache; a replay
+has only what is published, which on a CPU holds no compiled code."""
 
 
 class Durations:
@@ -40,14 +41,22 @@ class Durations:
     def _implied_s(self, rung: Rung, entry: Entry) -> list[float]:
         """What each finished trial of the rung says of this plan's duration there."""
         ended = [(t, t.measurement) for t in self._ledger.at(rung) if t.duration_s > 0]
-        return [self._scaled_s(t, measured, entry) for t, measured in ended if measured]
+        return [self._scaled_s(rung, t, measured, entry) for t, measured in ended if measured]
 
-    def _scaled_s(self, trial: Trial, measured: Measurement, entry: Entry) -> float:
+    def _scaled_s(self, rung: Rung, trial: Trial, measured: Measurement, entry: Entry) -> float:
         """Loading takes what it took; requests scale with latency, a denoiser trial with what is
         compiled. At the rungs after it compiled graphs are found in a cache."""
         if measured.latency_s is None:
             return trial.duration_s * trial_cost(entry.plan) / trial_cost(trial.plan)
         fixed_s = min(trial.duration_s, measured.start_s + measured.load_s)
         requests = (trial.duration_s - fixed_s) / measured.latency_s
-        compiling_s = max(0.0, compile_s(entry.plan) - compile_s(trial.plan))
-        return fixed_s + requests * self._view.latency_s(entry) + CACHED_SHARE * compiling_s
+        first_s = measured.shapes[0].first_call_s if compile_s(trial.plan) else 0.0
+        requests = max(0.0, requests - first_s / measured.latency_s)
+        requests_s = requests * self._view.latency_s(entry)
+        return fixed_s + requests_s + COMPILED_SHARE[rung] * self._compile_s(entry)
+
+    def _compile_s(self, entry: Entry) -> float:
+        """The first call of this denoiser where one was timed, else what is typical."""
+        typical_s = compile_s(entry.plan)
+        timed = self._view.first_timed(entry)
+        return max(typical_s, timed.shapes[0].first_call_s) if timed and typical_s else typical_s

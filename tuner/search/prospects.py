@@ -138,6 +138,10 @@ class Prospects:
                 chosen[entry.denoiser] = entry
         return tuple(chosen.values())
 
+    def first_timed(self, entry: Entry) -> Measurement | None:
+        """The measurement that timed this plan's denoiser first, whichever plan it was."""
+        return self._steps_by_denoiser.get(entry.denoiser)
+
     @cached_property
     def timed_denoisers(self) -> int:
         """How many distinct denoisers have measured steps, the reference's apart."""
