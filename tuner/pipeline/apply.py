@@ -136,7 +136,7 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
     options = plan.pipeline
     for name, module in modules.items():
         if options.attention_backend != "default" and takes_attention_backend(module):
-            module.set_attention_backend(options.attention_backend)  # type: ignore[operator]
+            _set_attention(module, options.attention_backend)
         if options.component(name).channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
@@ -148,6 +148,14 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
         pipe.vae.enable_slicing()
     if options.text_tokens is not None:
         _pad_text(pipe, options.text_tokens)
+
+
+def _set_attention(module: Any, backend: str) -> None:
+    """diffusers also makes the backend every other model's default; the context undoes that."""
+    from diffusers import attention_backend
+
+    with attention_backend(backend):
+        module.set_attention_backend(backend)
 
 
 def _pad_text(pipe: Any, text_tokens: int) -> None:

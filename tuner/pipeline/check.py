@@ -72,7 +72,9 @@ def _pipeline_problems(plan: Plan, pipe: Any) -> Iterable[str]:
 
 
 def _component_problems(name: str, module: nn.Module, plan: ComponentPlan) -> Iterable[str]:
-    if plan.compilation.scope == "regional" and not getattr(module, "_repeated_blocks", None):
+    if plan.compilation.scope != "none" and hasattr(module, "decode"):
+        yield f"{name} is compiled, and pipelines call its decode, which is not"
+    elif plan.compilation.scope == "regional" and not getattr(module, "_repeated_blocks", None):
         yield (
             f"{name} ({type(module).__name__}) names no repeated blocks: compile it whole or not"
             " at all"

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from registry.errors import InvalidInput
 from tuner.pipeline.checkpoint import open_weights, tensor_files
@@ -157,10 +156,9 @@ def component_source(
 
 def _renamed(module: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
     dtype = next(module.parameters()).dtype
-    keyword = "dtype" if isinstance(module, PreTrainedModel) else "torch_dtype"
     try:
         loaded, notes = type(module).from_pretrained(  # type: ignore[attr-defined]
-            str(folder), output_loading_info=True, use_safetensors=True, **{keyword: dtype}
+            str(folder), output_loading_info=True, use_safetensors=True, dtype=dtype
         )
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]

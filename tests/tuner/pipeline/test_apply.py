@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from peft import LoraConfig
 from torch import nn
 
@@ -185,7 +186,12 @@ def test_a_part_that_is_not_free_stops_offloading_whole() -> None:
 REGIONAL = Compilation(scope="regional")
 IMPOSSIBLE: list[tuple[ModelSpec, Plan, str]] = [
     (SDXL, plan({"transformer": INT8}), r"names transformer, which.*does not have.*unet"),
-    (FLUX, plan({"vae": ComponentPlan(compilation=REGIONAL)}), r"vae \(AutoencoderKL\) names no"),
+    (
+        FLUX,
+        plan({"text_encoder": ComponentPlan(compilation=REGIONAL)}),
+        r"text_encoder \(CLIPTextModel\) names no repeated blocks",
+    ),
+    (FLUX, plan({"vae": ComponentPlan(compilation=REGIONAL)}), r"vae is compiled, and"),
     (SDXL, plan(attention_backend="_native_math"), r"'_native_math' reaches no attention"),
     (SDXL, plan(text_tokens=32), r"no text length to set"),
 ]
@@ -210,6 +216,7 @@ def test_attention_backend_and_text_length_reach_the_pipeline() -> None:
         if hasattr(layer, "processor")
     }
     assert backends == {"_native_math"}
+    assert _AttentionBackendRegistry.get_active_backend()[0].value == "native"
     seen: list[int] = []
     pipe.transformer.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[1]),
@@ -220,22 +227,26 @@ def test_attention_backend_and_text_length_reach_the_pipeline() -> None:
     assert set(seen) == {16}
 
 
+@pytest.fixture
+def default_precision() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("default_precision")
 def test_settings_of_the_process_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo import config
 
-    monkeypatch.setattr(config, "recompile_limit", 8)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     options = ProcessOptions(
         float32_matmul_precision="high", cudnn_benchmark=True, dynamo_recompile_limit=33, threads=1
     )
-    try:
+    with config.patch(recompile_limit=8):
         engine.apply(load(FLUX), Plan(process=options, pipeline=plan().pipeline), CPU)
-        assert torch.get_float32_matmul_precision() == "high"
-        assert torch.backends.cudnn.benchmark
         assert config.recompile_limit == 33
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    assert torch.get_float32_matmul_precision() == "high"
+    assert torch.backends.cudnn.benchmark
+    assert torch.get_num_threads() == 1
 
 
 def expandable() -> Plan:
