@@ -90,6 +90,9 @@ def _model(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
 
 
 def _text_model(factory: Any, config: Any, dtype: torch.dtype) -> nn.Module:
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part.dtype = dtype  # else the one it was saved in, which a checkpoint's config names
     with _on_meta(dtype):
         model: nn.Module = factory(config)
     model.tie_weights()  # type: ignore[operator]  # each move to meta made a parameter of its own

@@ -88,6 +88,14 @@ def test_a_folder_gives_what_its_catalog_model_gives(folder: Path) -> None:
     assert theirs.weights != ours.weights
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_dtype_is_the_plans_and_not_the_folders(copy: Path, dtype: torch.dtype) -> None:
+    edit(copy / "text_encoder_2" / "config.json", dtype="float64")
+    skeleton = build_skeleton(resolve_model(str(copy)), dtype)
+    for module in skeleton.modules.values():
+        assert {item.dtype for item in module.parameters()} == {dtype}
+
+
 def test_another_config_or_scheduler_is_another_architecture(folder: Path, copy: Path) -> None:
     before = take_inventory(resolve_model(str(folder)), WORKLOAD, lambda *_: None).architecture
     spec = resolve_model(str(copy), weights="random")
