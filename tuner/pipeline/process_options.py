@@ -31,6 +31,6 @@ def _expand_segments() -> bool:
     if EXPANDABLE in settings:
         return True
     if torch.cuda.is_initialized():
-        return False
+        return bool(torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"])
     torch._C._accelerator_setAllocatorSettings(",".join(filter(None, (settings, EXPANDABLE))))
     return True

@@ -272,6 +272,8 @@ def test_expandable_segments_are_set_before_cuda_starts_or_not_at_all(
         torch._C, "_accelerator_setAllocatorSettings", lambda text: held.__setitem__(0, text)
     )
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    in_force = {"allocator_settings": {"expandable_segments": False}}
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda: in_force)
     found = process_options.set_process_options(expandable(), torch.device("cuda"))
     assert held == [kept]
     assert bool(found) is conflict
