@@ -1,12 +1,14 @@
-"""The one device a worker uses: its memory cap, its peaks, its clock."""
+"""The one device a worker uses: its memory cap and its peaks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from registry.errors import DeviceError
+from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
 
 CAP_MARGIN_BYTES = 256 * 1024 * 1024
 """Left free under the cap for what libraries take outside torch's allocator after start."""
@@ -14,25 +16,34 @@ CAP_MARGIN_BYTES = 256 * 1024 * 1024
 
 class Device:
     """`index` None is the CPU. On CUDA the context is opened here and its size taken from NVML's
-    growth; the allocator is capped at the budget less that."""
+    growth; the allocator is capped at the budget less that. Raises DeviceError."""
 
-    def __init__(self, index: int | None, budget_bytes: int) -> None:
+    def __init__(
+        self, index: int | None, budget_bytes: int, *, nvml: Callable[[], Nvml] = open_nvml
+    ) -> None:
         self.budget_bytes = budget_bytes
         self.torch_device = torch.device("cpu" if index is None else f"cuda:{index}")
-        self._used_before = 0
         if index is not None:
-            self._open(index)
+            self._open(index, nvml)
 
     @property
     def is_cuda(self) -> bool:
         return self.torch_device.type == "cuda"
 
-    def _open(self, index: int) -> None:
+    def _open(self, index: int, nvml: Callable[[], Nvml]) -> None:
         if not torch.cuda.is_available():
             raise DeviceError("torch sees no CUDA device in this process")
-        self._used_before = _nvml_used_bytes()
+        try:
+            self._nvml = nvml()
+            self._uuid = _nvml_uuid(self._nvml, str(torch.cuda.get_device_properties(index).uuid))
+            self._used_before = self._nvml.used_bytes(self._uuid)
+        except NvmlUnavailable as error:
+            raise DeviceError(error.message, hint=error.hint) from error
         torch.cuda.set_device(index)
         torch.empty(1, device=self.torch_device)
+        self._cap(index)
+
+    def _cap(self, index: int) -> None:
         total = torch.cuda.mem_get_info(index)[1]
         allowed = self.budget_bytes - self.outside_allocator_bytes() - CAP_MARGIN_BYTES
         if allowed <= 0:
@@ -45,7 +56,7 @@ class Device:
         """What this process holds on the device outside torch's allocator: context, kernels."""
         if not self.is_cuda:
             return 0
-        used = _nvml_used_bytes() - self._used_before
+        used = self._nvml.used_bytes(self._uuid) - self._used_before
         return max(0, used - torch.cuda.memory_reserved(self.torch_device))
 
     def allocated_peak_bytes(self) -> int:
@@ -55,17 +66,10 @@ class Device:
         return torch.cuda.max_memory_reserved(self.torch_device) if self.is_cuda else 0
 
 
-def _nvml_used_bytes() -> int:
-    """Device memory in use, of the first visible device as NVML orders it by UUID."""
-    import pynvml
-
-    properties = torch.cuda.get_device_properties(0)
-    pynvml.nvmlInit()
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}".encode())
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    finally:
-        pynvml.nvmlShutdown()
+def _nvml_uuid(nvml: Nvml, found: str) -> str:
+    """The driver's name for the device that torch calls `found`: "GPU-…", or a slice's "MIG-…"."""
+    names = [gpu.uuid for gpu in nvml.gpus() if gpu.uuid.endswith(found)]
+    return names[0] if names else f"GPU-{found}"
 
 
 def own_pss_bytes() -> int:
