@@ -5,7 +5,8 @@ study that was killed goes on by telling them again, in any order.
 
 The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
 rung, so that something is proved early; more denoiser trials while one can still win; the new
-leader, if it changed; replay of the best; then other finalists that no plan dominates.
+leader, if it changed; replay of the best; then other finalists that no plan dominates. Time too short
+for a sure proof is spent on an unsure one.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Search:
         prove = (stages.prove, stages.replay_winner, stages.replay_others)
         if self._exhaustive:
             return (stages.every_denoiser, stages.every_pipeline, *prove)
-        return (stages.probe, stages.prove_first, stages.explore, *prove, stages.widen)
+        explored = (stages.probe, stages.prove_first, stages.explore)
+        return (*explored, *prove, stages.last_chance, stages.widen)
 
     def best(self) -> Standing | None:
         """The best plan known so far, for a live view."""

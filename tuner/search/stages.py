@@ -31,6 +31,10 @@ plans like it did not fail more than once."""
 TIME_MARGIN = 1.15
 """How much longer than expected a trial is allowed for when time is reserved."""
 
+LAST_SHARE = 0.6
+"""Of the time expected: with this much left and nothing better proved, a proof is tried anyway. It
+is stopped at the limit, and the time had no other use."""
+
 PROOF: tuple[Rung, ...] = ("pipeline", "replay")
 """What a plan must still go through to be published."""
 
@@ -92,6 +96,29 @@ class Stages:
                 if proposal is not None:
                     return proposal
         return None
+
+    def last_chance(self, remaining_s: float | None) -> Proposal | None:
+        """Nothing beat the reference for certain yet, and no proof surely fits: the best plan
+        is tried all the same rather than the time given back."""
+        if remaining_s is None or self._beaten():
+            return None
+        winner, leader = self._view.winner, self._view.leader
+        for entry, rungs in ((winner, PROOF[1:]), (leader, PROOF)):
+            if entry is None or entry.digest == self._view.reference:
+                continue
+            done = self._ledger.get(rungs[0], entry.digest) is not None
+            if not done and remaining_s >= LAST_SHARE * self._cost_s(entry, rungs):
+                limit_s = remaining_s if rungs == PROOF[1:] else LAST_SHARE * remaining_s
+                reason = "what the time left may still prove"
+                return Proposal(rungs[0], entry.plan, entry.estimate, reason, limit_s)
+        return None
+
+    def _beaten(self) -> bool:
+        """Whether a replay repeated any plan but the reference."""
+        return any(
+            trial.measurement is not None and trial.plan.digest != self._view.reference
+            for trial in self._ledger.at("replay")
+        )
 
     def widen(self, remaining_s: float | None) -> Proposal | None:
         """A plan that gives something the finalists do not: less memory, a faster start."""

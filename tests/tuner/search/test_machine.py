@@ -517,3 +517,19 @@ def test_sequential_offload_is_another_denoiser() -> None:
     search = make_search({slow: 3000.0})
 
     assert slow in {item.plan for item in search.untried()}
+
+
+def test_time_too_short_for_a_sure_proof_is_spent_on_an_unsure_one() -> None:
+    search = make_search()
+    tell(search, "denoiser", FAST, 100.0)
+    tell(search, "replay", BASE, 300.0)
+
+    proposal = ask(search, 75.0)
+    assert (proposal.rung, proposal.plan) == ("pipeline", FAST)
+    assert proposal.limit_s is not None
+    assert proposal.limit_s < 75.0
+    tell(search, "pipeline", FAST, 100.0)
+
+    proposal = ask(search, 40.0)
+    assert (proposal.rung, proposal.plan, proposal.limit_s) == ("replay", FAST, 40.0)
+    assert search.ask(10.0) is None
