@@ -5,8 +5,8 @@ study that was killed goes on by telling them again, in any order.
 
 The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
 rung, so that something is proved early; more denoiser trials while one can still win; the new
-leader, if it changed; replay of the best; then other finalists that no plan dominates. Time too short
-for a sure proof is spent on an unsure one.
+leader, if it changed; replay of the best; then other finalists that no plan dominates. Time too
+short for a sure proof is spent on an unsure one.
 """
 
 from __future__ import annotations
