@@ -13,8 +13,8 @@ from torch import nn
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
 from tuner.pipeline.apply import load
 from tuner.pipeline.artifacts import compile_counters, load_compile_cache, save_compile_cache
+from tuner.pipeline.components import component_role
 from tuner.pipeline.device import Device
-from tuner.pipeline.inventory import component_role
 from tuner.pipeline.measuring import first_image_s, time_denoiser, time_requests, warm_up
 from tuner.pipeline.place import pipeline_modules
 from tuner.pipeline.proof import refuse_not_finite, score, write_reference

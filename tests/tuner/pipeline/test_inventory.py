@@ -16,8 +16,9 @@ from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import FLUX, WORKLOAD, load, picture, plan
 from tuner import catalog
 from tuner.models import resolve_model
+from tuner.pipeline.components import describe_component
 from tuner.pipeline.counting import count_call
-from tuner.pipeline.inventory import describe_component, take_inventory
+from tuner.pipeline.inventory import take_inventory
 
 TERA = 1e12
 META = torch.device("meta")

@@ -13,7 +13,7 @@ from registry.errors import InvalidPlan
 from registry.plan import ComponentPlan, Quantization, Scheme
 from tests.tuner.pipeline.tiny import FLUX, SDXL, load, picture, plan, quantized
 from tuner.layers import component_bytes, quantized_layers
-from tuner.pipeline.inventory import describe_component
+from tuner.pipeline.components import describe_component
 from tuner.pipeline.quantize import is_quantizable, is_quantized, layer_types, quantize_layer
 from tuner.pipeline.scoring import sqnr_db
 from tuner.pipeline.skeleton import build_skeleton

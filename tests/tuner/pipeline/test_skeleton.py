@@ -16,8 +16,9 @@ from registry.errors import InvalidInput, UnknownModel
 from tests.tuner.pipeline.tiny import FLUX, SDXL, WORKLOAD, saved
 from tuner.models import resolve_model
 from tuner.pipeline.classes import component_class, pipeline_class
+from tuner.pipeline.components import describe_component
 from tuner.pipeline.dtypes import cast, keep_float32
-from tuner.pipeline.inventory import describe_component, take_inventory
+from tuner.pipeline.inventory import take_inventory
 from tuner.pipeline.skeleton import Skeleton, build_skeleton
 
 
