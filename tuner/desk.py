@@ -18,8 +18,10 @@ from tuner.protocol import InventoryJob, InventoryResult, Progress, TrialJob, Tr
 from tuner.request import StudyRequest
 from tuner.runner import Limits, Outcome, Runner
 from tuner.sampler import Sample
+from tuner.units import format_bytes
 
 TRIAL_LIMIT_S = 3600.0
+"""Of any trial, also where the run has more time or no limit."""
 SILENCE_LIMIT_S = 900.0
 """Longer than any known compilation of one graph is silent."""
 QUICK_S = 5.0
@@ -34,7 +36,6 @@ class Finished:
 
     trial: Trial
     result: TrialResult | None
-    outcome: Outcome
 
 
 class TrialDesk:
@@ -57,6 +58,11 @@ class TrialDesk:
     def reference_dir(self) -> Path:
         return self.folder / "reference"
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether a baseline has begun to write one: its trial says if it ended well."""
+        return self.reference_dir.is_dir()
+
     def artifact_path(self, plan: Plan) -> Path:
         """Where the compile cache of a plan is captured."""
         return self.folder / "artifacts" / f"{plan.digest}.bin"
@@ -73,12 +79,12 @@ class TrialDesk:
             f"the model could not be counted: {reason}", hint=f"Log: {outcome.log_path}"
         )
 
-    def baseline(self, plan: Plan, estimate: Estimate) -> Finished:
+    def baseline(self, plan: Plan, estimate: Estimate, limit_s: float | None) -> Finished:
         """The reference: trajectories and pictures kept, whole requests timed."""
         repeats = 1 if estimate.latency_s > SLOW_BASELINE_S else self._repeats(estimate)
         job = self._job(plan, "pipeline", self.folder / "compile", repeats)
         job = job.model_copy(update={"reference_out": str(self.reference_dir)})
-        return self._finish(plan, estimate, job, None)
+        return self._finish(plan, estimate, job, limit_s)
 
     def measure(
         self, rung: Rung, plan: Plan, estimate: Estimate, limit_s: float | None
@@ -147,7 +153,8 @@ class TrialDesk:
         self, plan: Plan, estimate: Estimate, job: TrialJob, limit_s: float | None
     ) -> Finished:
         started_at = self._clock.now()
-        outcome = self._run(job, limit_s or TRIAL_LIMIT_S)
+        limit_s = TRIAL_LIMIT_S if limit_s is None else min(limit_s, TRIAL_LIMIT_S)
+        outcome = self._run(job, limit_s)
         result = outcome.result if isinstance(outcome.result, TrialResult) else None
         failure = outcome.failure or self._over_budget(result)
         keep = failure is not None or self.request.keep_logs
@@ -162,7 +169,7 @@ class TrialDesk:
             duration_s=outcome.duration_s,
             log=self._clean(outcome, keep=keep),
         )
-        return Finished(trial, result, outcome)
+        return Finished(trial, result)
 
     def _over_budget(self, result: TrialResult | None) -> Failure | None:
         """The allocator's cap leaves a margin for libraries; the budget itself does not."""
@@ -171,7 +178,8 @@ class TrialDesk:
         peak = result.measurement.memory.peak_vram_bytes
         if peak <= self.request.budget_bytes:
             return None
-        message = f"peak of {peak} bytes is over the budget of {self.request.budget_bytes}"
+        budget = format_bytes(self.request.budget_bytes)
+        message = f"peak of {format_bytes(peak)} is over the budget of {budget}"
         return Failure(kind="out_of_memory", message=message)
 
     def _quality(self, job: TrialJob, result: TrialResult) -> Quality | None:
@@ -181,11 +189,12 @@ class TrialDesk:
 
     def _clean(self, outcome: Outcome, *, keep: bool) -> ArtifactRef | None:
         """The log into the registry where it is worth keeping; the trial's folder away."""
-        kept = None
-        if keep and outcome.log_path.is_file():
-            kept = self._registry.put_artifact("log", outcome.log_path)
-        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
-        return kept
+        try:
+            if not keep or not outcome.log_path.is_file():
+                return None
+            return self._registry.put_artifact("log", outcome.log_path)
+        finally:
+            shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
 
     def _on_event(self, event: AnyEvent) -> None:
         if isinstance(event, Progress):

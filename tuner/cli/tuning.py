@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -96,7 +97,8 @@ def tune(options: RunOptions) -> int:
     registry = open_registry(settings.registry)
     with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
         python = str(options.python or sys.executable)
-        runner = Runner(python, detection, lock, settings.scratch_dir, environ=settings.environ)
+        scratch_dir = emptied(settings.scratch_dir / lock.path.stem)
+        runner = Runner(python, detection, lock, scratch_dir, environ=settings.environ)
         if options.python is not None:
             detection = as_seen_by_worker(runner, detection)
         place = Workplace(settings, detection, registry, runner, SystemClock())
@@ -137,10 +139,17 @@ def refuse_a_device_in_use(detection: Detection, *, share: bool) -> None:
         )
 
 
+def emptied(device_dir: Path) -> Path:
+    """A device's scratch folder: under its lock, what lies there is a dead run's."""
+    shutil.rmtree(device_dir, ignore_errors=True)
+    return device_dir
+
+
 def as_seen_by_worker(runner: Runner, detection: Detection) -> Detection:
     """The Environment of the interpreter that runs the trials, which is the one that counts."""
     outcome = runner.run(EnvironmentJob(), Limits(HELLO_LIMIT_S, HELLO_LIMIT_S))
     if outcome.hello is not None and outcome.failure is None:
+        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
         return replace(detection, environment=outcome.hello.environment)
     reason = outcome.failure.message if outcome.failure else "it did not describe itself"
     raise TrialFailed(f"--python cannot run trials: {reason}", hint=f"Its log: {outcome.log_path}")

@@ -1,0 +1,77 @@
+"""From a request and an inventory to baselines, candidates and the search among them."""
+
+from __future__ import annotations
+
+from registry.environment import Environment
+from registry.errors import NothingFits
+from registry.inventory import ModelInventory
+from registry.plan import Plan
+from registry.record import Trial
+from tuner.candidate import Candidate
+from tuner.corrections import Corrections, learn
+from tuner.cost_model import CostModel
+from tuner.publishing import measured
+from tuner.request import StudyRequest
+from tuner.search import Search
+from tuner.space import Survey, baseline_plans, survey
+from tuner.units import format_bytes
+
+
+class Planning:
+    """What is predicted for one request on one machine."""
+
+    def __init__(
+        self, request: StudyRequest, inventory: ModelInventory, environment: Environment
+    ) -> None:
+        self._request, self._inventory, self._environment = request, inventory, environment
+
+    def survey(self, corrections: Corrections | None = None) -> Survey:
+        return survey(
+            self._inventory,
+            self._environment,
+            self._request.workload,
+            self._request.budget_bytes,
+            self._request.host_budget_bytes,
+            self._cost_model(corrections),
+        )
+
+    def baselines(self) -> tuple[Candidate, ...]:
+        """Placements of the unquantized model, the fastest first, whether they fit or not."""
+        plans = baseline_plans(self._inventory, self._environment)
+        return tuple(self._candidate(plan) for plan in plans)
+
+    def search(self, baseline: Trial) -> Search:
+        """Among candidates estimated again with what the baseline taught; nothing is told yet."""
+        frozen = self._candidate(baseline.plan).estimate
+        corrections = learn([(baseline.plan, frozen, measured(baseline))], self._inventory)
+        reference = self._candidate(baseline.plan, corrections)
+        return Search(
+            self.survey(corrections).kept or (reference,),
+            objective=self._request.objective,
+            workload=self._request.workload,
+            steps=self._request.steps or self._inventory.default_steps,
+            denoiser=self._inventory.denoiser.name,
+            reference=reference,
+            budget_bytes=self._request.budget_bytes,
+            exhaustive=self._request.exhaustive,
+        )
+
+    def _candidate(self, plan: Plan, corrections: Corrections | None = None) -> Candidate:
+        model = self._cost_model(corrections)
+        return Candidate(plan, model.estimate(plan, self._request.workload, self._request.steps))
+
+    def _cost_model(self, corrections: Corrections | None) -> CostModel:
+        isa = self._environment.runtime.cpu_isa
+        return CostModel(self._inventory, self._environment.hardware, corrections, cpu_isa=isa)
+
+
+def refuse_if_nothing_fits(found: Survey, budget_bytes: int) -> None:
+    """Raises NothingFits, naming the smallest budget that would do."""
+    if found.kept:
+        return
+    smallest = found.smallest_budget_bytes
+    needed = f"; the smallest that would is about {format_bytes(smallest)}" if smallest else ""
+    raise NothingFits(
+        f"no plan fits in {format_bytes(budget_bytes)}{needed}",
+        hint="`tuner space` shows what each plan needs.",
+    )

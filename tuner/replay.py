@@ -1,0 +1,116 @@
+"""Replays: a proved plan once more, in a fresh process, from nothing but what would be published.
+
+What does not repeat itself becomes a failure, and a compile cache that is no use is not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from registry.plan import Plan
+from registry.record import ArtifactRef, Estimate, Failure, Measurement
+from registry.store import Registry
+from tuner.clock import TimeLimit
+from tuner.desk import Finished, TrialDesk
+from tuner.gate import replay_problems
+
+COLD_SHARE = 0.5
+"""Of the time left: a cold start is timed only if the warm replay took less than this."""
+
+
+class Replayer:
+    """Replays the plans of one study. `note` takes lines that people should read."""
+
+    def __init__(
+        self,
+        desk: TrialDesk,
+        registry: Registry,
+        time_limit: TimeLimit,
+        note: Callable[[str], None],
+    ) -> None:
+        self._desk, self._registry = desk, registry
+        self._time_limit, self._note = time_limit, note
+        self._artifacts: dict[str, ArtifactRef] = {}
+
+    def replay(self, plan: Plan, estimate: Estimate, proof: Measurement | None) -> Finished:
+        """Warm, from the captured compile cache if there is one; then cold if time allows."""
+        finished = self._warm(plan, estimate)
+        finished = _held_to_proof(finished, proof)
+        if finished.trial.measurement is None or self.artifact(plan) is None:
+            return finished
+        return self._with_cold_start(finished, plan, estimate)
+
+    def artifact(self, plan: Plan) -> ArtifactRef | None:
+        """The compile cache to publish with the plan; None where there is none of any use.
+
+        It is asked of the study's folder: a run that was killed may have captured it.
+        """
+        path = self._desk.artifact_path(plan)
+        if plan.digest not in self._artifacts and path.is_file():
+            self._artifacts[plan.digest] = self._registry.put_artifact("compile_cache", path)
+        return self._artifacts.get(plan.digest)
+
+    def _warm(self, plan: Plan, estimate: Estimate) -> Finished:
+        artifact = self.artifact(plan)
+        finished = self._run(plan, estimate, artifact)
+        problem = _artifact_problem(finished) if artifact is not None else None
+        if problem is None:
+            return finished
+        self._drop_artifact(plan, problem)
+        if finished.trial.measurement is not None or self._time_limit.is_over:
+            return finished
+        return self._run(plan, estimate, None)
+
+    def _run(
+        self, plan: Plan, estimate: Estimate, artifact: ArtifactRef | None, *, whole: bool = True
+    ) -> Finished:
+        limit_s = self._time_limit.remaining_s
+        return self._desk.replay(plan, estimate, artifact, whole=whole, limit_s=limit_s)
+
+    def _drop_artifact(self, plan: Plan, problem: str) -> None:
+        """For good: the file goes, so that a run that continues this one does not find it."""
+        self._note(f"{plan.digest[:12]}: its compile cache {problem} and is not published")
+        del self._artifacts[plan.digest]
+        self._desk.artifact_path(plan).unlink()
+
+    def _with_cold_start(self, finished: Finished, plan: Plan, estimate: Estimate) -> Finished:
+        remaining_s = self._time_limit.remaining_s
+        if remaining_s is not None and remaining_s * COLD_SHARE <= finished.trial.duration_s:
+            return finished
+        cold = self._run(plan, estimate, None, whole=False)
+        if cold.trial.failure is not None:
+            self._note(f"{plan.digest[:12]}: no cold start timed: {cold.trial.failure.message}")
+        return _with_cold_start(finished, cold)
+
+
+def _artifact_problem(finished: Finished) -> str | None:
+    """Why a replay's artifact is no good; None also where time or memory ended the replay."""
+    if finished.result is not None:
+        return None if finished.result.cache_hits > 0 else "saves nothing"
+    failure = finished.trial.failure
+    if failure is None or failure.kind in ("timeout", "out_of_memory"):
+        return None
+    return f"broke the start ({failure.kind})"
+
+
+def _held_to_proof(finished: Finished, proof: Measurement | None) -> Finished:
+    replayed = finished.trial.measurement
+    if replayed is None or proof is None:
+        return finished
+    problems = replay_problems(proof, replayed)
+    if not problems:
+        return finished
+    failure = Failure(kind="error", message="not reproduced: " + "; ".join(problems))
+    trial = finished.trial.model_copy(update={"failure": failure, "measurement": None})
+    return replace(finished, trial=trial)
+
+
+def _with_cold_start(finished: Finished, cold: Finished) -> Finished:
+    warm, started = finished.trial.measurement, cold.trial.measurement
+    if warm is None or started is None:
+        return finished
+    both = warm.model_copy(update={"cold_first_image_s": started.cold_first_image_s})
+    duration_s = finished.trial.duration_s + cold.trial.duration_s
+    update = {"measurement": both, "duration_s": duration_s}
+    return replace(finished, trial=finished.trial.model_copy(update=update))
