@@ -1,0 +1,321 @@
+"""Whole studies, start to publish, with real processes that answer from a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import NothingFits, TrialFailed
+from registry.workload import Shape
+from tests.tuner import flux
+from tests.tuner.study_bench import GB, SQUARE, ManualClock, StudyBench, keys_of
+from tuner.events import (
+    BestChanged,
+    Note,
+    StageStarted,
+    StudyEvent,
+    StudyStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from tuner.search.durations import TYPICAL_S
+
+REPLAYED_FROM_CACHE = {"rung": "replay", "artifact": True}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> StudyBench:
+    return StudyBench(tmp_path)
+
+
+def test_a_study_proves_and_publishes(bench: StudyBench) -> None:
+    outcome = bench.run()
+    best = outcome.best
+    assert best is not None
+    assert outcome.published[0] == best.id == bench.registry.record(best.id).record.id
+    assert best.plan.pipeline.component("transformer").compilation.scope != "none"
+    assert best.measurement.rung == "replay"
+    assert best.speedup > 1.5
+    assert best.quality.passed
+    assert best.baseline == outcome.baseline
+    assert {trial.rung for trial in bench.trials} == {"denoiser", "pipeline", "replay"}
+    assert outcome.trials == len(bench.trials) == len(bench.heard(TrialFinished))
+    assert bench.study().status == "finished"
+    assert bench.leftovers() == []
+    assert not list((bench.settings.cache_dir / "studies").iterdir())
+    assert bench.registry.check() == []
+
+
+def test_a_study_tells_what_it_does_in_order(bench: StudyBench) -> None:
+    bench.run()
+    stages = [event.stage for event in bench.heard(StageStarted)]
+    assert stages == ["inventory", "space", "baseline", "search", "publish"]
+    numbers = [event.number for event in bench.heard(TrialStarted)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert bench.heard(StudyStarted) == [StudyStarted(bench.study().id, 0)]
+    assert bench.heard(BestChanged)
+
+
+def test_a_compile_cache_is_published_with_cold_and_warm_starts(bench: StudyBench) -> None:
+    best = bench.run().best
+    assert best is not None
+    (artifact,) = best.artifacts
+    assert artifact.kind == "compile_cache"
+    assert bench.registry.artifact_path(artifact).read_bytes().startswith(b"compiled ")
+    assert best.measurement.warm_first_image_s == 0.5
+    assert best.measurement.cold_first_image_s == 1.5
+
+
+def test_the_inventory_is_counted_once(bench: StudyBench) -> None:
+    bench.run()
+    bench.run(objective="throughput")
+    assert [job["kind"] for job in bench.jobs].count("inventory") == 1
+
+
+@pytest.mark.parametrize(
+    ("then", "kind"),
+    [
+        ({"failure": "unsupported"}, "unsupported"),
+        ({"failure": "error"}, "error"),
+        ({"failure": "out_of_memory"}, "out_of_memory"),
+        ({"signal": "SIGSEGV"}, "crashed"),
+        ({"exit": 3}, "crashed"),
+        ({"peak_bytes": 3 * GB}, "out_of_memory"),
+    ],
+    ids=str,
+)
+def test_failures_on_the_way_cost_their_trials_only(
+    bench: StudyBench, then: dict[str, object], kind: str
+) -> None:
+    bench.rule({**then, "prints": "last words"}, scope="regional")
+    best = bench.run().best
+    assert best is not None
+    assert best.plan.pipeline.component("transformer").compilation.scope != "regional"
+    failed = [trial for trial in bench.trials if trial.failure is not None]
+    assert {trial.failure.kind for trial in failed if trial.failure} == {kind}
+    for trial in failed:
+        assert trial.measurement is None
+        assert trial.log is not None
+        assert "last words" in bench.registry.artifact_path(trial.log).read_text()
+
+
+def test_logs_of_trials_that_ran_are_kept_only_when_asked(bench: StudyBench) -> None:
+    bench.run()
+    assert {trial.log for trial in bench.trials} == {None}
+    bench.run(keep_logs=True)
+    newest = bench.registry.studies()[0]
+    assert all(trial.log is not None for trial in bench.registry.trials(newest.id))
+
+
+def test_a_peak_over_the_budget_says_both(bench: StudyBench) -> None:
+    bench.rule({"peak_bytes": 3 * GB}, scope="regional")
+    bench.run()
+    failures = [trial.failure.message for trial in bench.trials if trial.failure is not None]
+    assert "peak of 3.00 GB is over the budget of 2.00 GB" in failures
+
+
+def test_nothing_fits_names_the_smallest_budget(bench: StudyBench) -> None:
+    with pytest.raises(NothingFits, match=r"no plan fits in 10.0 MB; the smallest .* 68") as error:
+        bench.run(budget_bytes=10**7)
+    assert "tuner space" in str(error.value)
+    assert bench.registry.studies() == ()
+
+
+def test_a_model_that_cannot_be_counted(bench: StudyBench) -> None:
+    bench.rule({"failure": "error"}, kind="inventory")
+    with pytest.raises(TrialFailed, match="could not be counted: as the table says"):
+        bench.run()
+
+
+def test_no_baseline_fails_the_study(bench: StudyBench) -> None:
+    bench.rule({"failure": "unsupported"}, baseline=True)
+    with pytest.raises(TrialFailed, match=r"no baseline could run .*: as the table says"):
+        bench.run()
+    assert bench.study().status == "failed"
+    assert bench.leftovers() == []
+    with pytest.raises(TrialFailed):
+        bench.run()
+    assert len(bench.registry.studies()) == 2, "the next run starts afresh"
+
+
+def test_the_next_baseline_placement_is_tried(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, environment=flux.h200(torchao=None))
+    bench.rule({"failure": "out_of_memory"}, baseline=True, placement="resident")
+    bench.run()
+    baselines = [job["placement"] for job in bench.jobs if job.get("baseline")]
+    assert baselines == ["resident", "model_offload"]
+
+
+def test_a_baseline_that_failed_is_not_tried_again_on_resuming(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, environment=flux.h200(torchao=None))
+    bench.rule({"failure": "out_of_memory"}, baseline=True, placement="resident")
+    interrupted_after(bench, 3)
+    bench.run()
+    baselines = [job["placement"] for job in bench.jobs if job.get("baseline")]
+    assert baselines == ["resident", "model_offload"]
+
+
+@pytest.mark.parametrize(
+    "then",
+    [{"slower": 1.5}, {"peak_bytes": GB}, {"layers": 9}],
+    ids=["slower", "larger", "other layers"],
+)
+def test_what_does_not_repeat_is_not_published(bench: StudyBench, then: dict[str, object]) -> None:
+    bench.rule(then, rung="replay", scope="regional")
+    outcome = bench.run()
+    scopes = {
+        bench.registry.record(name).record.plan.pipeline.component("transformer").compilation.scope
+        for name in outcome.published
+    }
+    assert scopes
+    assert "regional" not in scopes
+    failures = [trial.failure.message for trial in bench.trials if trial.failure is not None]
+    assert failures
+    assert all(text.startswith("not reproduced: ") for text in failures)
+
+
+def test_a_cache_without_hits_is_dropped_with_a_note(bench: StudyBench) -> None:
+    bench.rule({"cache_hits": 0}, **REPLAYED_FROM_CACHE)
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert outcome.best.artifacts == ()
+    name = outcome.best.plan.digest[:12]
+    assert f"{name}: its compile cache saves nothing and is not published" in outcome.notes
+    assert [event.text for event in bench.heard(Note)] == list(outcome.notes)
+
+
+def test_a_cache_that_crashes_the_start_is_done_without(bench: StudyBench) -> None:
+    bench.rule({"signal": "SIGSEGV"}, **REPLAYED_FROM_CACHE)
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert outcome.best.artifacts == ()
+    assert outcome.best.measurement.cold_first_image_s == 1.5
+    assert "broke the start (crashed)" in outcome.notes[0]
+
+
+def test_a_cold_start_that_fails_is_noted(bench: StudyBench) -> None:
+    bench.rule({"failure": "error"}, rung="replay", artifact=False)
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert outcome.best.measurement.cold_first_image_s is None
+    assert "no cold start timed: as the table says" in outcome.notes[0]
+
+
+def test_a_refused_picture_is_not_published(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, environment=flux.cpu())
+    for scheme in ("int8_dynamic", "int8_weight_only", "float8_weight_only"):
+        bench.rule({"sqnr_db": 5.0}, scheme=scheme)
+    outcome = bench.run()
+    refused = [trial for trial in bench.trials if trial.quality and not trial.quality.passed]
+    assert refused
+    assert outcome.best is not None
+    assert outcome.best.plan.pipeline.component("transformer").quantization.scheme == "none"
+
+
+def test_several_shapes_are_one_plan(tmp_path: Path) -> None:
+    shapes = (SQUARE, Shape(height=64, width=128))
+    bench = StudyBench(tmp_path, shapes=shapes)
+    best = bench.run().best
+    assert best is not None
+    assert [item.shape for item in best.measurement.shapes] == list(best.workload.shapes)
+    assert len(best.workload.shapes) == 2
+
+
+def test_the_time_limit_ends_the_search(tmp_path: Path) -> None:
+    hurried = StudyBench(tmp_path, clock=ManualClock(tick_s=40.0))
+    limit_s = 2 * (TYPICAL_S["pipeline"] + TYPICAL_S["replay"])
+    outcome = hurried.run(time_limit_s=limit_s)
+    assert outcome.untried
+    assert len(hurried.trials) < 4
+    assert hurried.study().status == "finished"
+
+
+def test_without_time_no_baseline_is_tried(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, clock=ManualClock(tick_s=10.0))
+    with pytest.raises(TrialFailed, match="no time was left"):
+        bench.run(time_limit_s=5.0)
+    assert [job["kind"] for job in bench.jobs] == ["inventory"]
+
+
+def interrupted_after(bench: StudyBench, finished: int) -> None:
+    left = [finished]
+
+    def stop(event: StudyEvent) -> None:
+        if isinstance(event, TrialFinished):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(stop)
+
+
+@pytest.mark.parametrize("finished", [1, 4, 6])
+def test_an_interrupted_study_goes_on(bench: StudyBench, finished: int) -> None:
+    interrupted_after(bench, finished)
+    assert bench.study().status == "interrupted"
+    assert bench.registry.history() == ()
+    kept = keys_of(bench.trials)
+    assert len(kept) == finished
+    before = bench.trial_jobs()
+    outcome = bench.run()
+    again = bench.trial_jobs() - before
+    assert not set(kept) & set(again), "a finished trial ran again"
+    assert len(set(keys_of(bench.trials))) == len(bench.trials)
+    assert bench.study().status == "finished"
+    assert bench.heard(StudyStarted)[-1] == StudyStarted(bench.study().id, finished)
+    assert outcome.best is not None
+    assert bench.leftovers() == []
+
+
+def test_interrupted_or_not_the_records_are_the_same(tmp_path: Path) -> None:
+    """Replays that ended before the interruption keep their compile caches too."""
+    (tmp_path / "whole").mkdir()
+    whole = StudyBench(tmp_path / "whole")
+    published = whole.run().published
+    (tmp_path / "broken").mkdir()
+    broken = StudyBench(tmp_path / "broken")
+    interrupted_after(broken, len(whole.trials) - 1)
+    assert any(trial.rung == "replay" for trial in broken.trials)
+    resumed = broken.run().published
+    assert records(broken, resumed) == records(whole, published)
+    assert all(artifacts for _, artifacts in records(broken, resumed))
+
+
+def records(bench: StudyBench, ids: tuple[str, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    found = [bench.registry.record(name).record for name in ids]
+    return [(r.plan.digest, tuple(item.sha256 for item in r.artifacts)) for r in found]
+
+
+def test_a_dropped_cache_stays_dropped_on_resuming(bench: StudyBench) -> None:
+    bench.rule({"cache_hits": 0}, **REPLAYED_FROM_CACHE)
+
+    def stop(event: StudyEvent) -> None:
+        if isinstance(event, TrialFinished) and event.trial.rung == "replay":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(stop)
+    bench.rules.clear()
+    (replayed,) = [trial for trial in bench.trials if trial.rung == "replay"]
+    found = dict(records(bench, bench.run().published))
+    assert found[replayed.plan.digest] == ()
+
+
+def test_a_lost_reference_is_made_again(bench: StudyBench) -> None:
+    interrupted_after(bench, 2)
+    for path in bench.leftovers():
+        path.unlink()
+        path.parent.rmdir()
+    assert bench.run().best is not None
+    assert sum(bool(job.get("baseline")) for job in bench.jobs) == 2
+
+
+def test_foreign_load_marks_the_figures(bench: StudyBench) -> None:
+    bench.nvml.used = [2 * 2**30]
+    best = bench.run(share=True).best
+    assert best is not None
+    assert best.measurement.contaminated == (
+        "others held 2.0 GiB of the device before the trial started"
+    )
