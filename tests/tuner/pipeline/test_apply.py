@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers.hooks.group_offloading import apply_group_offloading
@@ -21,12 +20,9 @@ from registry.plan import (
     Plan,
     ProcessOptions,
     Quantization,
-    ReleaseAfterUse,
-    VaeOptions,
 )
 from tests.tuner.pipeline.tiny import (
     CPU,
-    DENOISER,
     FLUX,
     SDXL,
     difference,
@@ -34,6 +30,7 @@ from tests.tuner.pipeline.tiny import (
     parameters,
     picture,
     plan,
+    uncompiled,
 )
 from tuner.pipeline import apply as engine
 from tuner.pipeline import process_options
@@ -42,17 +39,6 @@ from tuner.pipeline.quantize import layer_types, quantize_layer
 from tuner.protocol import ModelSpec
 
 INT8 = ComponentPlan(quantization=Quantization(scheme="int8_weight_only"))
-FLOAT8 = Quantization(scheme="float8_weight_only", min_features=32)
-
-
-def tiny_plan(spec: ModelSpec, **options: Any) -> Plan:
-    """Something of everything that costs no compilation."""
-    components = {
-        DENOISER[spec.ref.name]: INT8.model_copy(update={"channels_last": True}),
-        "text_encoder_2": ComponentPlan(quantization=FLOAT8, placement=ReleaseAfterUse()),
-        "vae": ComponentPlan(channels_last=True),
-    }
-    return plan(components, fuse_qkv=True, vae=VaeOptions(tiling=True, slicing=True), **options)
 
 
 def types(pipe: Any) -> dict[str, dict[str, int]]:
@@ -63,7 +49,7 @@ def types(pipe: Any) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_apps_pipeline_equals_a_loaded_one(spec: ModelSpec, dtype: str) -> None:
     """The app's weights are bfloat16 numbers, so that both begin with the same ones."""
-    chosen = tiny_plan(spec, dtype=dtype)
+    chosen = uncompiled(spec, dtype=dtype)
     own = load(spec, plan(dtype=dtype))
     report = engine.apply(own, chosen, CPU)
     loaded = load(spec, chosen)
@@ -84,7 +70,7 @@ def test_an_apps_weights_are_cast() -> None:
 
 
 def test_channels_last_reaches_convolutions_and_leaves_quantized_layers() -> None:
-    unet = load(SDXL, tiny_plan(SDXL)).unet
+    unet = load(SDXL, uncompiled(SDXL)).unet
     weight = unet.conv_in.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
@@ -138,10 +124,10 @@ def test_what_an_app_did_before_is_a_conflict(change: Callable[[Any], None], rea
     change(pipe.transformer)
     before = {name: id(tensor) for name, tensor in parameters(pipe).items()}
     with pytest.raises(PlanConflict, match=rf"transformer {reason}") as raised:
-        engine.apply(pipe, tiny_plan(FLUX), CPU)
+        engine.apply(pipe, uncompiled(FLUX), CPU)
     assert "allow_partial=True" in str(raised.value)
     assert {name: id(tensor) for name, tensor in parameters(pipe).items()} == before
-    report = engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+    report = engine.apply(pipe, uncompiled(FLUX), CPU, allow_partial=True)
     assert report.applied == ("text_encoder", "text_encoder_2", "vae")
     assert len(report.conflicts) == 1
     assert report.conflicts[0].startswith(f"transformer {reason}")
@@ -159,15 +145,15 @@ def test_a_partly_applied_pipeline_still_makes_pictures() -> None:
     pipe = load(FLUX)
     quantize_layer("proj_out", pipe.transformer.proj_out, "int8_weight_only")
     wanted = picture(pipe)
-    engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+    engine.apply(pipe, uncompiled(FLUX), CPU, allow_partial=True)
     assert 0.0 < difference(picture(pipe), wanted) < 0.2
 
 
 def test_a_plan_cannot_be_applied_twice() -> None:
     pipe = load(FLUX)
-    engine.apply(pipe, tiny_plan(FLUX), CPU)
+    engine.apply(pipe, uncompiled(FLUX), CPU)
     with pytest.raises(PlanConflict, match=r"transformer is already quantized"):
-        engine.apply(pipe, tiny_plan(FLUX), CPU)
+        engine.apply(pipe, uncompiled(FLUX), CPU)
 
 
 def test_a_part_that_is_not_free_stops_offloading_whole() -> None:
@@ -286,89 +272,7 @@ def test_settings_that_come_too_late_are_a_conflict(monkeypatch: pytest.MonkeyPa
     with pytest.raises(PlanConflict, match=r"too late"):
         load(FLUX)
     with pytest.raises(PlanConflict, match=r"too late"):
-        engine.apply(pipe, tiny_plan(FLUX), CPU)
-    report = engine.apply(pipe, tiny_plan(FLUX), CPU, allow_partial=True)
+        engine.apply(pipe, uncompiled(FLUX), CPU)
+    report = engine.apply(pipe, uncompiled(FLUX), CPU, allow_partial=True)
     assert report.conflicts == ("too late",)
     assert "transformer" in report.applied
-
-
-def image() -> torch.Tensor:
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-def mask() -> torch.Tensor:
-    return (image()[:, :1] > 0.5).float()
-
-
-def around(spec: ModelSpec, class_name: str, **extra: Any) -> Any:
-    """Another diffusers pipeline around the components of a tiny one."""
-    parts = load(spec).components
-    accepted = {name: item for name, item in parts.items() if item is not None}
-    return getattr(diffusers, class_name)(**accepted, **extra)
-
-
-def flux_controlnet() -> nn.Module:
-    config = load(FLUX).transformer.config
-    names = "in_channels attention_head_dim num_attention_heads joint_attention_dim patch_size"
-    names += " pooled_projection_dim guidance_embeds axes_dims_rope"
-    torch.manual_seed(0)
-    model: Any = diffusers.FluxControlNetModel(
-        num_layers=1, num_single_layers=1, **{name: config[name] for name in names.split()}
-    )
-    return awake(model)
-
-
-def sdxl_controlnet() -> nn.Module:
-    torch.manual_seed(0)
-    # One halving of the hint, as the tiny VAE's.
-    model: Any = diffusers.ControlNetModel.from_unet(
-        load(SDXL).unet, conditioning_embedding_out_channels=(16, 32)
-    )
-    return awake(model)
-
-
-def awake(model: nn.Module) -> nn.Module:
-    """ControlNets begin with zero layers, that is without effect."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not bool(parameter.any()):
-                parameter.normal_(0.0, 0.05)
-    return model
-
-
-VARIANTS: list[tuple[ModelSpec, str, dict[str, Any], Callable[[], nn.Module] | None]] = [
-    (FLUX, "FluxImg2ImgPipeline", {"image": image(), "strength": 0.5}, None),
-    (FLUX, "FluxInpaintPipeline", {"image": image(), "mask_image": mask(), "strength": 0.5}, None),
-    (FLUX, "FluxControlNetPipeline", {"control_image": image()}, flux_controlnet),
-    (SDXL, "StableDiffusionXLImg2ImgPipeline", {"image": image(), "strength": 0.5}, None),
-    (
-        SDXL,
-        "StableDiffusionXLInpaintPipeline",
-        {"image": image(), "mask_image": mask(), "strength": 0.5},
-        None,
-    ),
-    (SDXL, "StableDiffusionXLControlNetPipeline", {"image": image()}, sdxl_controlnet),
-]
-
-
-@pytest.mark.parametrize(
-    ("spec", "class_name", "arguments", "controlnet"), VARIANTS, ids=[item[1] for item in VARIANTS]
-)
-def test_other_pipelines_around_the_same_denoiser(
-    spec: ModelSpec,
-    class_name: str,
-    arguments: dict[str, Any],
-    controlnet: Callable[[], nn.Module] | None,
-) -> None:
-    """img2img, inpainting and ControlNet take a text-to-image plan; a ControlNet stays as it is."""
-    extra = {"controlnet": controlnet()} if controlnet else {}
-    settings = {"num_inference_steps": 4, **arguments}
-    pipe = around(spec, class_name, **extra)
-    wanted = picture(pipe, **settings)
-    report = engine.apply(pipe, tiny_plan(spec), CPU)
-    found = picture(pipe, **settings)
-    assert {"vae", DENOISER[spec.ref.name], *extra} <= set(report.applied)
-    assert 0.0 < difference(found, wanted) < 0.3
-    if extra:
-        assert not any("Tensor" in kind for kind in layer_types(extra["controlnet"]))
-        assert difference(found, picture(load(spec, tiny_plan(spec)), num_inference_steps=4)) > 0.0

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from registry.plan import ComponentPlan, PipelineOptions, Plan, Quantization
+from registry.plan import (
+    ComponentPlan,
+    PipelineOptions,
+    Plan,
+    Quantization,
+    ReleaseAfterUse,
+    VaeOptions,
+)
 from registry.workload import Shape, Workload
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
@@ -35,6 +42,18 @@ def plan(components: Mapping[str, ComponentPlan] | None = None, **options: Any) 
 def quantized(name: str, scheme: Any, **options: Any) -> Plan:
     """A plan that quantizes one component."""
     return plan({name: ComponentPlan(quantization=Quantization(scheme=scheme, **options))})
+
+
+def uncompiled(spec: ModelSpec, **options: Any) -> Plan:
+    """Something of everything that costs no compilation."""
+    int8 = Quantization(scheme="int8_weight_only")
+    float8 = Quantization(scheme="float8_weight_only", min_features=32)
+    components = {
+        DENOISER[spec.ref.name]: ComponentPlan(quantization=int8, channels_last=True),
+        "text_encoder_2": ComponentPlan(quantization=float8, placement=ReleaseAfterUse()),
+        "vae": ComponentPlan(channels_last=True),
+    }
+    return plan(components, fuse_qkv=True, vae=VaeOptions(tiling=True, slicing=True), **options)
 
 
 def load(spec: ModelSpec, chosen: Plan | None = None) -> Any:
