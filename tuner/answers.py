@@ -6,15 +6,15 @@ estimated plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from registry.client import open_registry
 from registry.environment import Environment
-from registry.errors import NoPlan, RegistryMissing, UntrustedArtifact
+from registry.errors import InvalidInput, NoPlan, RegistryMissing, UntrustedArtifact
 from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.record import ArtifactRef, MatchKind, Measurement, Objective, Policy
@@ -50,6 +50,14 @@ class PlanOptions(TypedDict, total=False):
     policy: Policy
     objective: Objective
     strict: bool
+
+
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "policy": get_args(Policy),
+    "objective": get_args(Objective),
+    "weights": get_args(Weights),
+}
+"""Options that are one of a few words."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,7 @@ def get_plan(
     `vram` is a size such as "24GB", or bytes. Raises InvalidInput, NoPlan (nothing is known; with
     `strict`, nothing exact), NothingFits, DeviceError and RegistryError.
     """
+    _check(options)
     answer = find_plan(model, bytes_of(vram), workload_of([(width, height)], [batch_size]), options)
     answer.note_fetch()
     return answer
@@ -193,9 +202,24 @@ def find_plan(
     )
 
 
-def bytes_of(amount: str | int) -> int:
+def bytes_of(amount: object) -> int:
     """Bytes of "24GB" or of a number of them. Raises InvalidInput."""
-    return amount if isinstance(amount, int) else parse_bytes(amount)
+    if isinstance(amount, str):
+        return parse_bytes(amount)
+    if isinstance(amount, bool) or not isinstance(amount, int) or amount <= 0:
+        raise InvalidInput(f"{amount!r} is neither a size such as '24GB' nor a number of bytes")
+    return amount
+
+
+def _check(options: PlanOptions) -> None:
+    """A misspelt option would be ignored, and the answer would be to another question."""
+    if unknown := sorted(options.keys() - PlanOptions.__annotations__.keys()):
+        known = ", ".join(sorted(PlanOptions.__annotations__))
+        raise InvalidInput(f"unknown option {unknown[0]!r}; known: {known}")
+    for name, allowed in WORDS.items():
+        value = options.get(name)
+        if name in options and value not in allowed:
+            raise InvalidInput(f"{name} {value!r} is not one of: {', '.join(allowed)}")
 
 
 def _opened(registry: str | Path) -> tuple[Registry | None, tuple[str, ...]]:

@@ -176,3 +176,23 @@ def test_bad_questions_are_refused_by_name(
     model = asked.pop("model")
     with pytest.raises(error, match=named):
         get_plan(model, registry=asker.path, gpu="cpu", **asked)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"vram": -5}, "-5"),
+        ({"vram": True}, "True"),
+        ({"vram": 2.5e9}, "2500000000.0"),
+        ({"polcy": "strict"}, "polcy"),
+        ({"policy": "strct"}, "strct"),
+        ({"objective": "speed"}, "speed"),
+        ({"weights": "trained"}, "trained"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(
+    home: Path, options: dict[str, Any], named: str
+) -> None:
+    given = {"vram": "2GB", **options}
+    with pytest.raises(InvalidInput, match=named):
+        get_plan("tiny-flux", height=64, width=64, **given)
