@@ -69,6 +69,7 @@ class Requests:
         count = steps or self.steps
         arguments = call_arguments(self._pipe, shape, [prompt] * shape.batch_size, count)
         generator = torch.Generator(device="cpu").manual_seed(seed)
+        self._report(phase, 0, count, shape.label)
         with torch.no_grad():
             return run_request(
                 self._pipe,

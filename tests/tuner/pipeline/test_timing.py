@@ -105,6 +105,7 @@ def test_shapes_are_timed_in_turn(spec: ModelSpec, pipe: Any) -> None:
     first = warm_up(requests, decode=True)
     assert [item[3] for item in seen if item[1] == 1] == [SHAPE.label, WIDE.label] * 2
     assert {item[0] for item in seen} == {"compile"}
+    assert seen[0] == ("compile", 0, WARM_STEPS, SHAPE.label)
     seen.clear()
     pictures: list[tuple[int, ...]] = []
     measured = time_requests(
