@@ -220,7 +220,10 @@ class TuningRecord(Frozen):
 
     @property
     def speedup(self) -> float:
-        """Baseline latency over this plan's, from one run; step time where latency is missing."""
+        """Baseline latency over this plan's, from one run; step time where latency is missing.
+        The baseline over itself is 1: two measurements of one plan differ by noise alone."""
+        if self.plan == self.baseline_plan:
+            return 1.0
         ours, theirs = self.measurement.latency_s, self.baseline.latency_s
         if ours is not None and theirs is not None:
             return theirs / ours

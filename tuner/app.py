@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tuner")
 
+UNUSABLE = (UntrustedArtifact, RegistryError, OSError, RuntimeError, ValueError, EOFError)
+"""What a cache that is forged, lost, or of another torch ends in: none may keep an app from
+starting."""
+
 
 class LoadReport(Frozen):
     """What `load` did, kept as `pipe.tuner_report`. `match` says how the plan was found;
@@ -98,9 +102,9 @@ def _load_artifacts(answer: PlanAnswer) -> str:
     from tuner.pipeline.artifacts import load_compile_cache
 
     try:
-        for ref in caches:
-            load_compile_cache(answer.trusted_path(ref), ref.sha256)
-    except (UntrustedArtifact, RegistryError) as error:
-        logger.warning("compile cache not used: %s", error.message)
-        return f"refused: {error.message}"
-    return "loaded"
+        taken = [load_compile_cache(answer.trusted_path(ref), ref.sha256) for ref in caches]
+    except UNUSABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        logger.warning("compile cache not used: %s", reason)
+        return f"refused: {reason}"
+    return "loaded" if all(taken) else "refused: torch did not take it"

@@ -31,12 +31,12 @@ def choose_baseline(
     before = {trial.plan.digest: trial for trial in journal.kept if trial.rung == "pipeline"}
     reasons = []
     for candidate in placements:
-        trial = before.get(candidate.plan.digest)
-        if trial is None or (trial.measurement is not None and not desk.has_reference):
-            trial = _attempt(candidate, desk, journal, time_limit)
-        if isinstance(trial, Trial) and trial.measurement is not None:
-            return trial
-        reasons.append(f"{journal.label(candidate.plan)}: {_reason(trial)}")
+        ended: Trial | str | None = before.get(candidate.plan.digest)
+        if ended is None or (_measured(ended) and not desk.has_reference):
+            ended = _attempt(candidate, desk, journal, time_limit)
+        if isinstance(ended, Trial) and _measured(ended):
+            return ended
+        reasons.append(f"{journal.label(candidate.plan)}: {_reason(ended)}")
     raise TrialFailed(
         "no baseline could run within the budget: " + "; ".join(reasons),
         hint="`tuner show STUDY` lists the trials and their logs.",
@@ -55,6 +55,10 @@ def _attempt(
     plan, estimate = candidate.plan, candidate.estimate
     run = partial(desk.baseline, plan, estimate, time_limit.remaining_s)
     return journal.trial("pipeline", plan, run)
+
+
+def _measured(ended: Trial | str) -> bool:
+    return isinstance(ended, Trial) and ended.measurement is not None
 
 
 def _reason(ended: Trial | str) -> str:

@@ -122,7 +122,8 @@ class _Study:
             self._end("failed")
             self._remove_folder()
             raise
-        self._remove_folder()
+        if outcome.published or self._time_limit.remaining_s is None:
+            self._remove_folder()
         return outcome
 
     def _tune(self) -> StudyOutcome:
@@ -168,9 +169,10 @@ class _Study:
         self._journal.stage("publish")
         records = [self._record(proven, baseline) for proven in search.proven()]
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
+        status = self._end_status(bool(records))
         notes = self._journal.notes
         summary = {"records": len(records), "untried": len(idle), "notes": list(notes)}
-        end = StudyEnd(self._row.id, "finished", summary)
+        end = StudyEnd(self._row.id, status, summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)
         return StudyOutcome(
             study_id=self._row.id,
@@ -181,6 +183,13 @@ class _Study:
             untried=tuple(f"{label}: {reason}" for label, reason in idle),
             notes=notes,
         )
+
+    def _end_status(self, proved: bool) -> StudyEndStatus:
+        """A run whose time limit came before any proof is continued by the next like it."""
+        if proved or self._time_limit.remaining_s is None:
+            return "finished"
+        self._journal.note("the finished trials are kept: the same command goes on from them")
+        return "interrupted"
 
     def _record(self, proven: Proven, baseline: Trial) -> TuningRecord:
         artifact = self._replayer.artifact(proven.plan)

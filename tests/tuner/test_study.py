@@ -103,9 +103,8 @@ def test_failures_on_the_way_cost_their_trials_only(
 def test_logs_of_trials_that_ran_are_kept_only_when_asked(bench: StudyBench) -> None:
     bench.run()
     assert {trial.log for trial in bench.trials} == {None}
-    bench.run(keep_logs=True)
-    newest = bench.registry.studies()[0]
-    assert all(trial.log is not None for trial in bench.registry.trials(newest.id))
+    second = bench.run(keep_logs=True).study_id
+    assert all(trial.log is not None for trial in bench.registry.trials(second))
 
 
 def test_a_peak_over_the_budget_says_both(bench: StudyBench) -> None:
@@ -228,6 +227,20 @@ def test_the_time_limit_ends_the_search(tmp_path: Path) -> None:
     outcome = hurried.run(time_limit_s=limit_s)
     assert outcome.untried
     assert len(hurried.trials) < 4
+
+
+def test_a_limit_that_came_before_any_proof_leaves_a_study_to_go_on_with(tmp_path: Path) -> None:
+    hurried = StudyBench(tmp_path, clock=ManualClock(tick_s=40.0))
+    first = hurried.run(time_limit_s=2 * (TYPICAL_S["pipeline"] + TYPICAL_S["replay"]))
+    assert not first.published
+    assert hurried.study().status == "interrupted"
+    assert any("goes on from them" in note for note in first.notes)
+    kept = hurried.trials
+
+    second = hurried.run()
+    assert second.study_id == first.study_id
+    assert second.published
+    assert hurried.trials[: len(kept)] == kept
     assert hurried.study().status == "finished"
 
 
@@ -269,8 +282,9 @@ def test_an_interrupted_study_goes_on(bench: StudyBench, finished: int) -> None:
     assert bench.leftovers() == []
 
 
-def test_interrupted_or_not_the_records_are_the_same(tmp_path: Path) -> None:
-    """Replays that ended before the interruption keep their compile caches too."""
+def test_interrupted_or_not_the_winner_is_the_same(tmp_path: Path) -> None:
+    """Replays that ended before the interruption keep their compile caches too. Which other
+    finalists are tried depends on how long trials really took, so they may differ."""
     (tmp_path / "whole").mkdir()
     whole = StudyBench(tmp_path / "whole")
     published = whole.run().published
@@ -279,7 +293,7 @@ def test_interrupted_or_not_the_records_are_the_same(tmp_path: Path) -> None:
     interrupted_after(broken, len(whole.trials) - 1)
     assert any(trial.rung == "replay" for trial in broken.trials)
     resumed = broken.run().published
-    assert records(broken, resumed) == records(whole, published)
+    assert records(broken, resumed)[0] == records(whole, published)[0]
     assert all(artifacts for _, artifacts in records(broken, resumed))
 
 

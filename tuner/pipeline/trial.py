@@ -33,6 +33,7 @@ class TrialRun:
         self.job, self.device, self.import_s, self.report = job, device, import_s, report
         self.clock = DeviceClock(device.torch_device)
         self.pipe: Any = None
+        self.artifact_s = 0.0
         self.load_s = 0.0
         self.load_peak_bytes = 0
 
@@ -57,9 +58,12 @@ class TrialRun:
         )
 
     def _load_artifact(self) -> None:
-        if self.job.artifact_in is not None:
-            self.report("artifacts", 0, 1, "")
-            load_compile_cache(Path(self.job.artifact_in), str(self.job.artifact_in_sha256))
+        if self.job.artifact_in is None:
+            return
+        self.report("artifacts", 0, 1, "")
+        start = time.perf_counter()
+        load_compile_cache(Path(self.job.artifact_in), str(self.job.artifact_in_sha256))
+        self.artifact_s = time.perf_counter() - start
 
     def _load_pipeline(self) -> None:
         start = time.perf_counter()
@@ -121,7 +125,7 @@ class TrialRun:
         settled_graphs: int,
     ) -> Measurement:
         image_s = first_image_s(first[0], shapes[0], self.requests.steps)
-        start_to_image_s = self.import_s + self.load_s + image_s
+        start_to_image_s = self.import_s + self.artifact_s + self.load_s + image_s
         warm = self.job.artifact_in is not None
         return Measurement(
             rung=self.job.rung,
