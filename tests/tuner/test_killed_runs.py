@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -171,7 +171,7 @@ def assert_tidy(machine: Machine) -> None:
     while (alive := machine.workers()) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert not alive
-    assert_unlocked(machine.home / "data" / "locks" / "cpu.lock")
+    assert_unlocked(machine.home / "data" / "locks" / "cpu.lock", deadline_s)
     with suppress(RegistryMissing):
         registry = open_registry(machine.registry_path, create=False)
         assert registry.check() == []
@@ -189,10 +189,20 @@ def assert_published_by_finished_studies(registry: Registry) -> None:
     }
 
 
-def assert_unlocked(path: Path) -> None:
+def assert_unlocked(path: Path, deadline_s: float) -> None:
+    """A compiler that the worker started holds the lock too, and ends a little after it."""
     if path.exists():
         with path.open("r+") as file:
+            while not locked(file) and time.monotonic() < deadline_s:
+                time.sleep(0.02)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def locked(file: IO[str]) -> bool:
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def assert_whole(machine: Machine) -> None:

@@ -105,5 +105,6 @@ def test_a_child_in_our_own_session_does_not_draw_us_in() -> None:
 
 def test_ending_an_ended_tree() -> None:
     child = subprocess.Popen(["true"], start_new_session=True)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     ProcessTree(child.pid, "x").end(grace_s=5)
     assert child.wait() == 0
