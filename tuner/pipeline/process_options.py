@@ -7,13 +7,11 @@ import torch
 from registry.plan import Plan
 
 EXPANDABLE = "expandable_segments:True"
-REMEDY = f"apply the plan first, or start with PYTORCH_CUDA_ALLOC_CONF={EXPANDABLE}"
+REMEDY = f"start with PYTORCH_CUDA_ALLOC_CONF={EXPANDABLE}"
 
 
 def set_process_options(plan: Plan, device: torch.device) -> tuple[str, ...]:
-    """Returns what can no longer be set in this process, each with what to do about it.
-
-    A worker starts with everything set; an app may have used CUDA before."""
+    """Returns what cannot be set in this process, each with what to do about it."""
     options = plan.process
     torch.set_float32_matmul_precision(options.float32_matmul_precision)
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
@@ -21,16 +19,15 @@ def set_process_options(plan: Plan, device: torch.device) -> tuple[str, ...]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     if options.expandable_segments and device.type == "cuda" and not _expand_segments():
-        return (f"CUDA was used before {EXPANDABLE} could be set: {REMEDY}",)
+        return (f"the CUDA allocator did not take {EXPANDABLE}: {REMEDY}",)
     return ()
 
 
 def _expand_segments() -> bool:
-    """Whether the allocator's segments are expandable now."""
+    """Whether the allocator's new segments are expandable now; those it has stay as they are."""
     settings = torch._C._accelerator_getAllocatorSettings()
-    if EXPANDABLE in settings:
+    if EXPANDABLE not in settings:
+        torch._C._accelerator_setAllocatorSettings(",".join(filter(None, (settings, EXPANDABLE))))
+    if not torch.cuda.is_initialized():
         return True
-    if torch.cuda.is_initialized():
-        return bool(torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"])
-    torch._C._accelerator_setAllocatorSettings(",".join(filter(None, (settings, EXPANDABLE))))
-    return True
+    return bool(torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from registry.record import Trial
+from registry.record import Rung, Trial
 from tuner.gate import REQUIRED, failed_metrics
 from tuner.search.entry import Entry
 from tuner.search.ledger import LADDER, LASTING, Ledger
@@ -15,10 +15,12 @@ SUSPECT_CHANCE = 0.5
 MEMORY_CHANCE = 0.25
 OVER_BUDGET_CHANCE = 0.5
 FAILURES_TO_GIVE_UP = 2
+AS_LARGE = 0.99
+WHOLE_RUNGS: tuple[Rung, ...] = ("pipeline", "replay")
 """A choice that never worked halves a plan's chance for each failure it was part of; one that
 alone explains two lasting failures is given up. Where a plan ran out of memory, one predicted as
-large in the same places has a quarter of its chance left; one predicted a little over the budget
-starts with half."""
+large in the same places (within AS_LARGE) has a quarter of its chance left, and none where whole
+requests were run; one predicted a little over the budget starts with half."""
 
 
 class Setbacks:
@@ -50,6 +52,8 @@ class Setbacks:
         """Why this plan is out by what others showed, None if it is not."""
         if {entry.picture, entry.denoiser_picture} & self._refused_pictures:
             return "the picture of a plan with the same quantization was rejected"
+        if any(as_large(entry, o) and same_vae(entry, o) for o in self._whole_out_of_memory):
+            return "predicted as large as a plan that ran out of memory in the same places"
         broken = sorted(entry.tried_together & self._given_up)
         return f"{broken[0]} failed in every trial that had it" if broken else None
 
@@ -64,6 +68,12 @@ class Setbacks:
     def out_of_memory(self) -> tuple[Entry, ...]:
         failed = [trial for trial in self._failed if kind(trial) == "out_of_memory"]
         return tuple(self._entries[trial.plan.digest] for trial in failed)
+
+    @cached_property
+    def _whole_out_of_memory(self) -> tuple[Entry, ...]:
+        """Those that failed on whole requests: memory of a step says little of a picture's."""
+        trials = [t for t in self._failed if kind(t) == "out_of_memory" and t.rung in WHOLE_RUNGS]
+        return tuple(self._entries[trial.plan.digest] for trial in trials)
 
     @cached_property
     def _failed(self) -> tuple[Trial, ...]:
@@ -106,9 +116,14 @@ class Setbacks:
 
 
 def as_large(entry: Entry, failed: Entry) -> bool:
-    """In the same places, and predicted to need no less device memory."""
+    """In the same places, and predicted to need no less device memory, give or take a little."""
     same_places = entry.placements == failed.placements
-    return same_places and entry.estimate.peak_vram_bytes >= failed.estimate.peak_vram_bytes
+    least_bytes = AS_LARGE * failed.estimate.peak_vram_bytes
+    return same_places and entry.estimate.peak_vram_bytes >= least_bytes
+
+
+def same_vae(entry: Entry, other: Entry) -> bool:
+    return entry.plan.pipeline.vae == other.plan.pipeline.vae
 
 
 def kind(trial: Trial) -> str | None:

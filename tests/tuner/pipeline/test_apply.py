@@ -240,17 +240,29 @@ def expandable() -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("settings", "used", "kept", "conflict"),
+    ("settings", "used", "taken", "kept", "conflict"),
     [
-        ("", False, "expandable_segments:True", False),
-        ("max_split_size_mb:64", False, "max_split_size_mb:64,expandable_segments:True", False),
-        ("expandable_segments:True", True, "expandable_segments:True", False),
-        ("", True, "", True),
+        ("", False, False, "expandable_segments:True", False),
+        (
+            "max_split_size_mb:64",
+            False,
+            False,
+            "max_split_size_mb:64,expandable_segments:True",
+            False,
+        ),
+        ("expandable_segments:True", True, True, "expandable_segments:True", False),
+        ("", True, True, "expandable_segments:True", False),
+        ("", True, False, "expandable_segments:True", True),
     ],
-    ids=["unused", "beside others", "already", "too late"],
+    ids=["unused", "beside others", "already", "after a first use", "not taken"],
 )
-def test_expandable_segments_are_set_before_cuda_starts_or_not_at_all(
-    monkeypatch: pytest.MonkeyPatch, settings: str, used: bool, kept: str, conflict: bool
+def test_expandable_segments_are_set_or_said_to_conflict(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: str,
+    used: bool,
+    taken: bool,
+    kept: str,
+    conflict: bool,
 ) -> None:
     held = [settings]
     monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: held[0])
@@ -258,7 +270,7 @@ def test_expandable_segments_are_set_before_cuda_starts_or_not_at_all(
         torch._C, "_accelerator_setAllocatorSettings", lambda text: held.__setitem__(0, text)
     )
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
-    in_force = {"allocator_settings": {"expandable_segments": False}}
+    in_force = {"allocator_settings": {"expandable_segments": taken}}
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda: in_force)
     found = process_options.set_process_options(expandable(), torch.device("cuda"))
     assert held == [kept]

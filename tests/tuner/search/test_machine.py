@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from registry.plan import GroupOffload, Plan, SequentialOffload
+from registry.plan import GroupOffload, Plan, SequentialOffload, VaeOptions
 from registry.record import FailureKind, Objective, Quality, Rung, Trial
 from registry.workload import Shape, Workload
 from tests.tuner.landscape import (
@@ -359,6 +359,34 @@ def test_out_of_memory_tries_a_smaller_plan_of_the_same_denoiser() -> None:
     search.tell(trial("denoiser", FAST, failure="out_of_memory"))
 
     assert ask(search).plan == smaller
+
+
+def test_a_request_out_of_memory_rules_out_plans_as_large_but_not_a_tiled_decode() -> None:
+    """Seen on a 24 GB budget: the next plan tried was predicted to need the very same bytes."""
+    alike = make_plan(
+        "float8_dynamic_row", "regional", "_native_cudnn", text_scheme="int8_weight_only"
+    )
+    tiled = FAST.model_copy(
+        update={"pipeline": FAST.pipeline.model_copy(update={"vae": VaeOptions(tiling=True)})}
+    )
+    search = Search(
+        [
+            Candidate(FAST, estimate(100.0, 20 * GB)),
+            Candidate(alike, estimate(100.0, 20 * GB - 100_000_000)),
+            Candidate(tiled, estimate(101.0, 20 * GB)),
+        ],
+        objective="latency",
+        workload=WORKLOAD,
+        steps=STEPS,
+        denoiser="transformer",
+    )
+    tell(search, "denoiser", FAST, 100.0)
+    search.tell(trial("pipeline", FAST, failure="out_of_memory"))
+
+    proposal = ask(search)
+    assert (proposal.rung, proposal.plan) == ("pipeline", tiled)
+    left = {item.plan: item.reason for item in search.untried()}
+    assert "as large as a plan that ran out of memory" in left[alike]
 
 
 def test_a_plan_measured_over_the_budget_is_out() -> None:
