@@ -16,8 +16,17 @@ from registry.errors import RegistryCorrupt, RegistryError, RegistryTooNew
 from registry.inventories import inventory_of
 from registry.records import select_records, stored
 from registry.rows import AnyRow, to_time
-from registry.schema import ARTIFACTS, INVENTORIES, RECORD_ARTIFACTS, STUDIES, TRIALS
+from registry.schema import (
+    ARTIFACTS,
+    INVENTORIES,
+    RECORD_ARTIFACTS,
+    STUDIES,
+    TIMING_PLACES,
+    TIMINGS,
+    TRIALS,
+)
 from registry.studies import study_row, trial_of
+from registry.timings import place, stored_timing
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ def _row_problems(connection: Connection) -> Iterator[str]:
         (_all(STUDIES), study_row),
         (_all(TRIALS), trial_of),
         (_all(INVENTORIES), inventory_of),
+        (_all(TIMINGS), stored_timing),
+        (_all(TIMING_PLACES), place),
     ]
     for query, read in readers:
         for row in connection.execute(query):

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_HEAD = "0_1_0"
+SCHEMA_HEAD = "0_2_0"
 """The newest migration, named by its release. A test holds it equal to alembic's head."""
 
 RECORD_READER = 1
@@ -186,3 +186,28 @@ INVENTORIES = Table(
     Column("body", LargeBinary, nullable=False),
     Column("sha256", DIGEST, nullable=False),
 )
+
+TIMINGS = Table(
+    "timings",
+    METADATA,
+    Column("key_digest", DIGEST, primary_key=True),
+    Column("hardware_digest", DIGEST, nullable=False),
+    Column("runtime_digest", DIGEST, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("timed_at", TIME, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("sha256", DIGEST, nullable=False),
+    Index(None, "hardware_digest", "runtime_digest"),
+)
+"""The autoquant cache: one row a key, the best that is known of it (`registry.timings`)."""
+
+TIMING_PLACES = Table(
+    "timing_places",
+    METADATA,
+    Column("sha256", DIGEST, primary_key=True),
+    Column("part", String(16), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    CheckConstraint("part IN ('hardware', 'runtime')", name="known_part"),
+)
+"""What the digests in `timings` stand for: a `Hardware` or a `Runtime`, whose digest is that of its
+bytes. A timing whose place nobody described has no row here."""

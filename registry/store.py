@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,11 @@ from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
 
 if TYPE_CHECKING:
+    from registry.environment import Hardware, Runtime
     from registry.inventory import ModelInventory
     from registry.maintenance import Collected
+    from registry.timing import Timing, TimingKey
+    from registry.timings import Kept, Places, StoredTiming
 
 FETCH_WAIT_S = 0.2
 """How long an answer is held up to count it."""
@@ -231,6 +234,54 @@ class Registry:
 
         with self._database.read() as connection:
             return inventories.get(connection, key)
+
+    def put_timings(
+        self, timings: Iterable[Timing], *, now: datetime, environment: Environment | None = None
+    ) -> Kept:
+        """Keep timings taken just now, all in one transaction; see `registry.timings` for what
+        replaces what. `environment` says what the digests in their keys stand for.
+
+        Raises InvalidInput for a timing that was not taken in `environment`.
+        """
+        from registry.timings import stored_now
+
+        found = stored_now(timings, environment, now)
+        parts = () if environment is None else (environment.hardware, environment.runtime)
+        return self.merge_timings(found, parts)
+
+    def merge_timings(
+        self, found: Sequence[StoredTiming], places: Iterable[Hardware | Runtime] = ()
+    ) -> Kept:
+        """Keep timings of another registry with the times they were taken at: all or none."""
+        from registry import timings
+
+        with self._database.write() as connection:
+            return timings.put(connection, found, places)
+
+    def timings(self, keys: Iterable[TimingKey]) -> dict[TimingKey, StoredTiming]:
+        """Those of `keys` that are there and whole."""
+        from registry import timings
+
+        with self._database.read() as connection:
+            return {item.timing.key: item for item in timings.get(connection, keys)}
+
+    def all_timings(
+        self, *, hardware: str | None = None, runtime: str | None = None
+    ) -> tuple[StoredTiming, ...]:
+        """Of one machine (`hardware`, `runtime`: digests) or of all, in a fixed order; a damaged
+        one is left out with a warning, and `check` names it."""
+        from registry import timings
+
+        with self._database.read() as connection:
+            found = connection.execute(timings.query(hardware, runtime))
+            return rows.readable(found, timings.stored_timing)
+
+    def timing_places(self) -> Places:
+        """What the digests in timings stand for, where it is known."""
+        from registry import timings
+
+        with self._database.read() as connection:
+            return timings.places(connection)
 
     def check(self) -> list[str]:
         """Everything damaged, one line each: file, rows, artifacts. Empty when all is well."""

@@ -24,6 +24,7 @@ from registry.errors import TunerError
 from registry.schema import META
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.studies import StudyEnd
+from registry.timing import TimingOutcome
 from tests.registry import samples
 
 TIMEOUT_S = 120.0
@@ -134,6 +135,16 @@ def begin_study(path: Path) -> str:
         environment=samples.ENVIRONMENT, request={}, now=samples.NOW,
     )  # fmt: skip
     return study.id
+
+
+def put_timings(path: Path, number: int, rows: int) -> int:
+    """Of everybody the same keys and one of its own; every second process could not measure."""
+    registry = open_registry(path)
+    outcome: TimingOutcome = "measured" if number % 2 else "failed"
+    put = [samples.timing(row, outcome, 1.0 + number) for row in range(1, rows + 1)]
+    own = samples.timing(10_000 + number)
+    moment = samples.later(number)
+    return registry.put_timings([*put, own], now=moment, environment=samples.ENVIRONMENT).new
 
 
 def publish_for_ever(sender: Connection, path: Path, first: int) -> None:

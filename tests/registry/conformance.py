@@ -13,6 +13,7 @@ from registry.record import ArtifactRef
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.store import Registry
 from registry.studies import StudyEnd, StudyRow
+from registry.timing import TimingOutcome
 from tests.registry import samples
 from tests.registry.samples import NOW, later
 
@@ -271,6 +272,88 @@ class RegistryConformance:
         registry.put_inventory("key", samples.inventory(weights="c" * 64), NOW)
         assert registry.inventory("key") == samples.inventory(weights="c" * 64)
 
+    # Timings
+
+    def test_timings_are_found_by_their_keys(self, registry: Registry) -> None:
+        put = [samples.timing(rows) for rows in range(1, 1201)]
+        kept = registry.put_timings(put, now=NOW, environment=samples.ENVIRONMENT)
+        assert (kept.new, kept.better, kept.same) == (1200, 0, 0)
+        wanted = [samples.timing_key(rows) for rows in range(1000, 2001)]
+        found = registry.timings(wanted)
+        assert {key.shape[0] for key in found} == set(range(1000, 1201))
+        assert found[wanted[0]].timing == put[999]
+        assert found[wanted[0]].timed_at == NOW
+
+    @pytest.mark.parametrize(
+        ("before", "after", "stays"),
+        [
+            (("measured", 1.0, 0), ("measured", 2.0, 5), 2.0),
+            (("measured", 1.0, 5), ("measured", 2.0, 0), 1.0),
+            (("measured", 1.0, 0), ("noisy", 2.0, 5), 1.0),
+            (("noisy", 1.0, 5), ("measured", 2.0, 0), 2.0),
+            (("noisy", 1.0, 0), ("noisy", 2.0, 5), 2.0),
+            (("failed", 1.0, 5), ("measured", 2.0, 0), 2.0),
+            (("measured", 1.0, 0), ("failed", 2.0, 5), 1.0),
+            (("measured", 1.0, 0), ("unsupported", 2.0, 5), 1.0),
+            (("noisy", 1.0, 5), ("failed", 2.0, 0), 1.0),
+            (("failed", 1.0, 0), ("noisy", 2.0, 5), 2.0),
+        ],
+        ids=lambda value: f"{value[0]} at {value[2]}" if isinstance(value, tuple) else None,
+    )
+    def test_a_measured_time_wins_then_the_newer(
+        self,
+        registry: Registry,
+        before: tuple[TimingOutcome, float, float],
+        after: tuple[TimingOutcome, float, float],
+        stays: float,
+    ) -> None:
+        registry.put_timings([samples.timing(1, *before[:2])], now=later(before[2]))
+        kept = registry.put_timings([samples.timing(1, *after[:2])], now=later(after[2]))
+        assert (kept.better, kept.same) == ((1, 0) if stays == after[1] else (0, 1))
+        (found,) = registry.all_timings()
+        assert found.timing.median_ms == stays
+
+    def test_putting_timings_again_changes_nothing(self, registry: Registry) -> None:
+        put = [samples.timing(1), samples.timing(2, "failed")]
+        registry.put_timings(put, now=NOW)
+        before = registry.all_timings()
+        assert registry.put_timings(put, now=NOW).same == 2
+        assert registry.merge_timings(before).same == 2
+        assert registry.all_timings() == before
+
+    def test_of_one_key_given_twice_the_better_stays(self, registry: Registry) -> None:
+        put = [samples.timing(1, "failed"), samples.timing(1), samples.timing(1, "noisy", 9.0)]
+        kept = registry.put_timings(put, now=NOW)
+        assert (kept.new, kept.better, kept.same) == (1, 1, 1)
+        assert [item.timing for item in registry.all_timings()] == [samples.timing(1)]
+
+    def test_timings_are_listed_by_machine(self, registry: Registry) -> None:
+        here, there = samples.ENVIRONMENT, samples.environment(torch="2.14.0", name="other CPU")
+        registry.put_timings([samples.timing()], now=NOW, environment=here)
+        registry.put_timings([samples.timing(place=there)], now=NOW, environment=there)
+        assert len(registry.all_timings()) == 2
+        for place in (here, there):
+            (found,) = registry.all_timings(hardware=place.hardware.digest)
+            assert found.timing == samples.timing(place=place)
+            assert registry.all_timings(runtime=place.runtime.digest) == (found,)
+        mixed = {"hardware": here.hardware.digest, "runtime": there.runtime.digest}
+        assert registry.all_timings(**mixed) == ()
+        places = registry.timing_places()
+        assert places.hardware == {p.hardware.digest: p.hardware for p in (here, there)}
+        assert places.runtimes == {p.runtime.digest: p.runtime for p in (here, there)}
+
+    def test_a_timing_of_another_machine_is_refused(self, registry: Registry) -> None:
+        elsewhere = samples.timing(2, place=samples.environment(name="other CPU"))
+        put = [samples.timing(1), elsewhere]
+        with pytest.raises(InvalidInput, match=elsewhere.key.digest[:12]):
+            registry.put_timings(put, now=NOW, environment=samples.ENVIRONMENT)
+        assert registry.all_timings() == ()
+
+    def test_timings_are_never_garbage(self, registry: Registry) -> None:
+        registry.put_timings([samples.timing()], now=NOW, environment=samples.ENVIRONMENT)
+        registry.collect_garbage(now=datetime.now(UTC) + timedelta(days=9999))
+        assert len(registry.all_timings()) == 1
+
     # Artifacts
 
     def test_artifacts_are_kept_by_content(self, registry: Registry, tmp_path: Path) -> None:
@@ -331,6 +414,7 @@ class RegistryConformance:
         registry.add_trial(study.id, samples.trial(log=log))
         registry.publish([samples.record(artifacts=(log,))], now=NOW)
         registry.put_inventory("key", samples.inventory(), NOW)
+        registry.put_timings([samples.timing()], now=NOW, environment=samples.ENVIRONMENT)
         assert registry.check() == []
 
     def test_garbage_is_what_nothing_names(self, registry: Registry) -> None:

@@ -50,6 +50,20 @@ def test_a_study_is_begun_once(registry: Registry) -> None:
     assert len(registry.studies()) == 1
 
 
+def test_timings_of_many_processes(path: Path, sqlite_driver: str) -> None:
+    """Nothing is lost, each key is new to one process alone, and the newest measured time stays
+    whoever came last."""
+    rows = 50
+    registry = open_registry(path)
+    given = [(path, number, rows) for number in range(PROCESSES)]
+    assert sum(children.together(children.put_timings, given)) == rows + PROCESSES
+    found = {item.timing.key.shape[0]: item for item in registry.all_timings()}
+    assert len(found) == rows + PROCESSES
+    shared = {found[row].timing.median_ms for row in range(1, rows + 1)}
+    assert shared == {float(PROCESSES)}
+    assert registry.check() == []
+
+
 def test_a_writer_waits_for_another(registry: Registry) -> None:
     """A second writer in the same moment waits at most as long as it was told to."""
     database = open_database(registry.path, create=False)

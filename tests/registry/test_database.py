@@ -156,7 +156,7 @@ def test_an_older_schema_says_how_to_upgrade(path: Path) -> None:
 
 def test_a_newer_schema_is_refused_and_unchanged(path: Path, sqlite_driver: str) -> None:
     open_registry(path).publish([samples.record()], now=NOW)
-    before = claim(path, "0_10_0", "0_2_0")
+    before = claim(path, "0_10_0", "0_10_0")
     for refused in (open_registry, upgrade_registry):
         with pytest.raises(RegistryTooNew, match="0_10_0"):
             refused(path)

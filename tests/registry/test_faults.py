@@ -265,6 +265,52 @@ def test_a_damaged_trial_is_left_out(registry: Registry) -> None:
     assert "trial 1" in problem
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("body", b"{}"),
+        ("body", "text"),
+        ("sha256", "0" * 64),
+        ("outcome", "failed"),
+        ("hardware_digest", "0" * 64),
+        ("timed_at", "yesterday"),
+        ("key_digest", "0" * 64),
+    ],
+)
+def test_a_changed_timing_is_never_served(registry: Registry, column: str, value: object) -> None:
+    registry.put_timings([samples.timing(1), samples.timing(2)], now=NOW)
+    change_row(registry.path, f"UPDATE timings SET {column} = ? WHERE key_digest = ?", value)
+    assert [item.timing for item in registry.all_timings()] == [samples.timing(2)]
+    assert list(registry.timings([samples.timing_key(1)])) == []
+    (problem,) = registry.check()
+    assert "timing" in problem
+
+
+def change_row(path: Path, statement: str, value: object) -> None:
+    with sqlite3.connect(path) as raw:
+        raw.execute(statement, [value, samples.timing_key(1).digest])
+    raw.close()
+
+
+def test_a_timing_taken_again_heals_a_damaged_one(registry: Registry) -> None:
+    registry.put_timings([samples.timing(1)], now=NOW)
+    change_row(registry.path, "UPDATE timings SET body = ? WHERE key_digest = ?", b"{}")
+    assert registry.put_timings([samples.timing(1, "noisy")], now=NOW).new == 1
+    assert registry.check() == []
+    assert registry.timings([samples.timing_key(1)])[samples.timing_key(1)].timing.median_ms == 1.5
+
+
+def test_a_damaged_place_is_left_out(registry: Registry) -> None:
+    registry.put_timings([samples.timing(1)], now=NOW, environment=samples.ENVIRONMENT)
+    with sqlite3.connect(registry.path) as raw:
+        raw.execute("UPDATE timing_places SET body = x'7B7D' WHERE part = 'hardware'")
+    raw.close()
+    places = registry.timing_places()
+    assert (places.hardware, len(places.runtimes)) == ({}, 1)
+    (problem,) = registry.check()
+    assert samples.HARDWARE.digest in problem
+
+
 # Artifacts
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -14,6 +15,8 @@ from sqlalchemy import Connection, create_engine, text
 
 from registry.client import open_registry, upgrade_registry
 from registry.database import open_database
+from registry.errors import RegistryTooOld
+from registry.revision import schema_state
 from registry.schema import METADATA, SCHEMA_HEAD
 from registry.store import Registry
 from registry.upgrade import alembic_config
@@ -48,7 +51,9 @@ def statements(connection: Connection) -> dict[str, set[str]]:
 
 def test_a_registry_of_release_0_1_0_opens(path: Path) -> None:
     path.write_bytes(gzip.decompress((DATA / "registry-0_1_0.sqlite3.gz").read_bytes()))
-    upgrade_registry(path)
+    with pytest.raises(RegistryTooOld, match="0_1_0"):
+        open_registry(path)
+    assert upgrade_registry(path) == ("0_1_0", SCHEMA_HEAD)
     registry = open_registry(path, create=False)
     current, superseded = registry.history(model_name="tiny-flux")
     assert (current.status, superseded.status) == ("current", "superseded")
@@ -62,6 +67,13 @@ def test_a_registry_of_release_0_1_0_opens(path: Path) -> None:
     assert registry.inventory("key") == samples.inventory()
     assert [problem for problem in registry.check() if "artifact" not in problem] == []
     registry.publish([samples.record(minutes=10)], now=samples.NOW)
+    assert registry.all_timings() == ()
+    assert registry.put_timings([samples.timing()], now=samples.NOW).new == 1
+
+
+def test_an_older_release_may_read_a_registry_with_timings(registry: Registry) -> None:
+    with open_database(registry.path, create=False).read() as connection:
+        assert schema_state(connection).minimum_reader == "0_1_0"
 
 
 def test_opening_does_not_import_alembic(registry: Registry) -> None:

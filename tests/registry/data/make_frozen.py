@@ -41,6 +41,7 @@ def fill(registry: Registry, keys: SigningKeys) -> None:
     cache = registry.put_artifact("compile_cache", b"compiled")
     registry.add_trial(study.id, samples.trial(log=log))
     registry.put_inventory("key", samples.inventory(), samples.NOW)
+    registry.put_timings([samples.timing()], now=samples.NOW, environment=samples.ENVIRONMENT)
     registry.publish([samples.record(study=study.id)], now=samples.NOW, keys=keys)
     newer = samples.record(study=study.id, minutes=1, artifacts=(cache,))
     end = StudyEnd(study.id, "finished", {"best": 1.5})
