@@ -29,6 +29,7 @@ COMMANDS = {
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",
     "registry": "tuner.cli.registry",
+    "autoquant": "tuner.cli.autoquant",
     "completion": "tuner.cli.completion",
 }
 """Each command's module, imported when it is asked for; each holds a `command`."""
