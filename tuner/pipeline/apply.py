@@ -20,6 +20,7 @@ from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_bac
 from tuner.pipeline.compile import compile_component
 from tuner.pipeline.dtypes import DTYPES, cast
 from tuner.pipeline.fuse import fuse
+from tuner.pipeline.int8_kernels import kernel_tuner_conflicts
 from tuner.pipeline.load import LayerDone, load_weights, materialise
 from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
 from tuner.pipeline.process_options import set_process_options
@@ -65,9 +66,7 @@ def load(
     Raises InvalidPlan for a plan the model cannot take, before any weight is read, and
     PlanConflict for a process in which the plan's settings can no longer be made.
     """
-    conflicts = set_process_options(plan, device)
-    if conflicts:
-        raise PlanConflict("; ".join(conflicts))
+    _settings(plan, device, allow_partial=False)
     skeleton = build_skeleton(spec, DTYPES[plan.pipeline.dtype])
     pipe = skeleton.pipeline()
     check_plan(plan, pipe, skeleton.modules, device)
@@ -116,7 +115,7 @@ def _whole_conflicts(plan: Plan, taken: Mapping[str, str]) -> list[str]:
 
 
 def _settings(plan: Plan, device: torch.device, *, allow_partial: bool) -> tuple[str, ...]:
-    conflicts = set_process_options(plan, device)
+    conflicts = set_process_options(plan, device) + kernel_tuner_conflicts(plan, device)
     if conflicts and not allow_partial:
         raise PlanConflict("; ".join(conflicts))
     return conflicts
