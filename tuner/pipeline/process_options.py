@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from registry.plan import Plan
 
 EXPANDABLE = "expandable_segments:True"
-REMEDY = f"start with PYTORCH_CUDA_ALLOC_CONF={EXPANDABLE}"
+ALLOCATOR_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
+REMEDY = f"start with {ALLOCATOR_VARIABLE}={EXPANDABLE}"
 
 
 def set_process_options(plan: Plan, device: torch.device) -> tuple[str, ...]:
@@ -24,10 +27,17 @@ def set_process_options(plan: Plan, device: torch.device) -> tuple[str, ...]:
 
 
 def _expand_segments() -> bool:
-    """Whether the allocator's new segments are expandable now; those it has stay as they are."""
-    settings = torch._C._accelerator_getAllocatorSettings()
-    if EXPANDABLE not in settings:
-        torch._C._accelerator_setAllocatorSettings(",".join(filter(None, (settings, EXPANDABLE))))
-    if not torch.cuda.is_initialized():
+    """Whether the allocator's new segments are expandable now; those it has stay as they are.
+
+    A setting is added to the ones in force: the allocator forgets what it is not told again."""
+    torch.cuda.init()
+    before = _allocator_settings()
+    if before["expandable_segments"]:
         return True
-    return bool(torch.cuda.memory._snapshot()["allocator_settings"]["expandable_segments"])
+    told = [text for text in (before.get(ALLOCATOR_VARIABLE, ""), EXPANDABLE) if text]
+    torch._C._accelerator_setAllocatorSettings(",".join(told))
+    return bool(_allocator_settings()["expandable_segments"])
+
+
+def _allocator_settings() -> dict[str, Any]:
+    return dict(torch.cuda.memory._snapshot()["allocator_settings"])

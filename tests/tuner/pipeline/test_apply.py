@@ -240,40 +240,31 @@ def expandable() -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("settings", "used", "taken", "kept", "conflict"),
+    ("settings", "takes", "told", "conflict"),
     [
-        ("", False, False, "expandable_segments:True", False),
-        (
-            "max_split_size_mb:64",
-            False,
-            False,
-            "max_split_size_mb:64,expandable_segments:True",
-            False,
-        ),
-        ("expandable_segments:True", True, True, "expandable_segments:True", False),
-        ("", True, True, "expandable_segments:True", False),
-        ("", True, False, "expandable_segments:True", True),
+        ("", True, ["expandable_segments:True"], False),
+        ("max_split_size_mb:64", True, ["max_split_size_mb:64,expandable_segments:True"], False),
+        ("expandable_segments:True", True, [], False),
+        ("", False, ["expandable_segments:True"], True),
     ],
-    ids=["unused", "beside others", "already", "after a first use", "not taken"],
+    ids=["first", "beside others", "already", "not taken"],
 )
 def test_expandable_segments_are_set_or_said_to_conflict(
-    monkeypatch: pytest.MonkeyPatch,
-    settings: str,
-    used: bool,
-    taken: bool,
-    kept: str,
-    conflict: bool,
+    monkeypatch: pytest.MonkeyPatch, settings: str, takes: bool, told: list[str], conflict: bool
 ) -> None:
-    held = [settings]
-    monkeypatch.setattr(torch._C, "_accelerator_getAllocatorSettings", lambda: held[0])
-    monkeypatch.setattr(
-        torch._C, "_accelerator_setAllocatorSettings", lambda text: held.__setitem__(0, text)
-    )
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
-    in_force = {"allocator_settings": {"expandable_segments": taken}}
-    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda: in_force)
+    said: list[str] = []
+
+    def snapshot() -> dict[str, Any]:
+        in_force = said[-1] if said and takes else settings
+        expandable = "expandable_segments:True" in in_force
+        names = {"PYTORCH_CUDA_ALLOC_CONF": in_force, "expandable_segments": expandable}
+        return {"allocator_settings": names}
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", snapshot)
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", said.append)
     found = process_options.set_process_options(expandable(), torch.device("cuda"))
-    assert held == [kept]
+    assert said == told
     assert bool(found) is conflict
     assert all("PYTORCH_CUDA_ALLOC_CONF" in item for item in found)
 
