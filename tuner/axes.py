@@ -59,6 +59,7 @@ def admissible_axes(
         item
         for item in choices.compilations(inventory, workload)
         if allows(restrict.scopes, item.scope)
+        and not (restrict.plain_compilation and choices.is_tuned(item))
     )
     return Axes(
         dtype=filters.dtype,

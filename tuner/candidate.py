@@ -14,3 +14,19 @@ class Candidate:
 
     plan: Plan
     estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The best plan that may be given out unmeasured, and `note`, what the policy left out.
+
+    Without a `candidate` the rest says why: what the smallest plans need (`smallest_vram_bytes`
+    None: rules leave no plan at all; `smallest_host_bytes` None: none is within the device's
+    budget), and whether one fits that the policy wants measured first.
+    """
+
+    candidate: Candidate | None
+    note: str | None = None
+    smallest_vram_bytes: int | None = None
+    smallest_host_bytes: int | None = None
+    others_fit: bool = False

@@ -65,8 +65,9 @@ STREAM_LEAF = GroupOffload(granularity="leaf", stream=True)
 
 @dataclass(frozen=True)
 class Restriction:
-    """Limits a user sets on the search; None leaves a choice free. `placements` are kinds
-    ("resident", "group_offload", …) of the denoiser."""
+    """Limits on what is considered; None leaves a choice free. `placements` are kinds ("resident",
+    "group_offload", …) of the denoiser; `plain_compilation` leaves out every kind of compilation
+    that departs from Inductor's defaults."""
 
     schemes: frozenset[Scheme] | None = None
     text_schemes: frozenset[Scheme] | None = None
@@ -76,6 +77,7 @@ class Restriction:
     fuse_qkv: bool | None = None
     vae_tiling: bool | None = None
     channels_last: bool | None = None
+    plain_compilation: bool = False
 
 
 def default_dtype(environment: Environment) -> Dtype:
@@ -152,6 +154,11 @@ def compilations(inventory: ModelInventory, workload: Workload | None) -> tuple[
         Compilation(scope="whole", mode="reduce-overhead", dynamic=dynamic),
     )
     return (Compilation(), *(regional if has_blocks else regional[:1]), *whole)
+
+
+def is_tuned(compilation: Compilation) -> bool:
+    """Whether it departs from Inductor's defaults: longer to compile, less often tried."""
+    return compilation.mode != "default" or bool(compilation.inductor_options)
 
 
 def offloaded_compilations(inventory: ModelInventory) -> tuple[Compilation, ...]:

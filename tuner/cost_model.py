@@ -52,6 +52,7 @@ class CostModel:
         self.inventory = inventory
         self.corrections = corrections or Corrections()
         peaks = peaks_of(hardware, cpu_isa)
+        self._is_cpu = hardware.device == "cpu"
         self._memory = MemoryModel(peaks, self.corrections.outside_bytes)
         self._speed = SpeedModel(peaks)
         self._layers = LayerTable()
@@ -71,10 +72,11 @@ class CostModel:
         choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
         backend = plan.pipeline.attention_backend
         step_s = times.step_s * self.corrections.step_factor(choice, backend)
+        peak_bytes = self._corrected(choice, memory.peak_bytes, memory.weight_bytes)
         return Estimate(
-            peak_vram_bytes=self._corrected(choice, memory.peak_bytes, memory.weight_bytes),
+            peak_vram_bytes=peak_bytes,
             load_peak_vram_bytes=self._corrected(choice, memory.load_peak_bytes, 0),
-            host_bytes=memory.host_bytes,
+            host_bytes=memory.host_bytes + (peak_bytes if self._is_cpu else 0),
             step_ms=step_s * 1000,
             latency_s=times.fixed_s * self.corrections.fixed + count * step_s,
             source=self.corrections.source,

@@ -13,7 +13,8 @@ from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.record import Estimate
 from registry.workload import Workload
-from tuner.candidate import Candidate
+from tuner.candidate import Offer
+from tuner.matching import Request
 
 if TYPE_CHECKING:
     from tuner.cost_model import CostModel
@@ -37,27 +38,15 @@ class Foresight:
     def estimate(self, plan: Plan, workload: Workload) -> Estimate:
         return self._cost_model.estimate(plan, workload)
 
-    def best(
-        self, workload: Workload, budget_bytes: int, host_budget_bytes: int | None
-    ) -> tuple[Candidate | None, int | None]:
-        """The best surveyed plan that is predicted to fit, None if none is; and the bytes that the
-        smallest plan needs, None where rules leave no plan at all."""
-        from tuner.space import survey
+    def best(self, request: Request) -> Offer:
+        """The best plan that may be given out unmeasured, or why there is none."""
+        from tuner.offers import Offers
 
-        found = survey(
-            self._inventory,
-            self._environment,
-            workload,
-            budget_bytes,
-            host_budget_bytes,
-            self._cost_model,
-        )
-        fitting = [c for c in found.kept if c.estimate.peak_vram_bytes <= budget_bytes]
-        best = min(fitting, key=lambda item: item.estimate.latency_s, default=None)
-        return best, found.smallest_budget_bytes
+        return Offers(self._inventory, self._environment, self._cost_model).best(request)
 
     @cached_property
     def _cost_model(self) -> CostModel:
         from tuner.cost_model import CostModel
 
-        return CostModel(self._inventory, self._environment.hardware)
+        isa = self._environment.runtime.cpu_isa
+        return CostModel(self._inventory, self._environment.hardware, cpu_isa=isa)

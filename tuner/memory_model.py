@@ -21,6 +21,8 @@ OUTSIDE_BYTES = {7: 350_000_000, 8: 450_000_000, 9: 550_000_000, 10: 650_000_000
 """The CUDA context and libraries by major capability; 0.5 to 0.6 GB on an H200. Trials correct."""
 OUTSIDE_DEFAULT_BYTES = 500_000_000
 OUTSIDE_CPU_BYTES = 60_000_000
+PROCESS_CPU_BYTES = 400_000_000
+"""A worker on a CPU after its imports: interpreter, torch, diffusers. 403 MB with torch 2.13."""
 COMPILED_OUTSIDE_BYTES = 100_000_000
 COMPILED_CPU_BYTES = 250_000_000
 """What compiling leaves in a process: tracing state on a CPU, kernels in the context on a GPU."""
@@ -49,7 +51,8 @@ class PhasePeak:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """A plan's peak and what it consists of; `phase` is "load", "encode", "denoise", "decode"."""
+    """A plan's peak and what it consists of; `phase` is "load", "encode", "denoise", "decode".
+    `host_bytes` is what the host holds beside the device: on a CPU, the bare process."""
 
     phase: str
     weight_bytes: int
@@ -92,7 +95,7 @@ class MemoryModel:
             activation_bytes=worst.activation_bytes,
             outside_bytes=outside,
             load_peak_bytes=load.total_bytes + outside,
-            host_bytes=on_host if self._peaks.is_cuda else 0,
+            host_bytes=on_host if self._peaks.is_cuda else PROCESS_CPU_BYTES,
         )
 
     def phases(

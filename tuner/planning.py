@@ -13,8 +13,8 @@ from tuner.cost_model import CostModel
 from tuner.publishing import measured
 from tuner.request import StudyRequest
 from tuner.search import Search
+from tuner.shortage import shortage
 from tuner.space import Survey, baseline_plans, survey
-from tuner.units import format_bytes
 
 
 class Planning:
@@ -65,13 +65,17 @@ class Planning:
         return CostModel(self._inventory, self._environment.hardware, corrections, cpu_isa=isa)
 
 
-def refuse_if_nothing_fits(found: Survey, budget_bytes: int) -> None:
+def refuse_if_nothing_fits(found: Survey, request: StudyRequest) -> None:
     """Raises NothingFits, naming the smallest budget that would do."""
     if found.kept:
         return
-    smallest = found.smallest_budget_bytes
-    needed = f"; the smallest that would is about {format_bytes(smallest)}" if smallest else ""
     raise NothingFits(
-        f"no plan fits in {format_bytes(budget_bytes)}{needed}",
+        shortage(
+            request.model.ref.name,
+            request.budget_bytes,
+            request.host_budget_bytes,
+            found.smallest_budget_bytes,
+            found.smallest_host_bytes,
+        ),
         hint="`tuner space` shows what each plan needs.",
     )

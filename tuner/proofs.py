@@ -11,7 +11,7 @@ from registry.plan import Plan
 from registry.record import Estimate, Measurement, TuningRecord
 from registry.records import StoredRecord
 from registry.workload import Shape, Workload
-from tuner.candidate import Candidate
+from tuner.candidate import Offer
 from tuner.matching import MATCH_ORDER, Match, Request, covers, match, satisfies_policy
 from tuner.objective import start_up_s
 from tuner.units import format_bytes
@@ -24,9 +24,7 @@ class Predictions(Protocol):
 
     def estimate(self, plan: Plan, workload: Workload) -> Estimate: ...
 
-    def best(
-        self, workload: Workload, budget_bytes: int, host_budget_bytes: int | None
-    ) -> tuple[Candidate | None, int | None]: ...
+    def best(self, request: Request) -> Offer: ...
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from typing import Any
 
 from registry.base import Frozen
 from registry.environment import Environment
-from registry.errors import NoPlan, NothingFits
+from registry.errors import NoPlan, NothingFits, TunerError
 from registry.plan import Plan
 from registry.record import Estimate, MatchKind, Measurement
 from registry.records import StoredRecord
+from tuner.candidate import Offer
 from tuner.matching import Request
 from tuner.proofs import Predictions, Proof, Proofs
+from tuner.shortage import shortage
 from tuner.units import format_bytes
 
 __all__ = ["Answer", "Predictions", "Request", "resolve", "tune_command"]
@@ -112,29 +114,32 @@ def _caveats(proof: Proof) -> Iterator[str]:
 
 
 def _estimated(request: Request, foresight: Predictions, notes: Sequence[str]) -> Answer:
-    best, smallest = foresight.best(
-        request.workload, request.budget_bytes, request.host_budget_bytes
-    )
-    if best is None:
-        raise _nothing_fits(request, smallest)
+    offer = foresight.best(request)
+    if offer.candidate is None:
+        raise _nothing_to_offer(request, offer)
     return Answer(
         match="estimated",
-        plan=best.plan,
-        estimate=best.estimate,
-        notes=(CAVEATS["estimated"], *notes),
+        plan=offer.candidate.plan,
+        estimate=offer.candidate.estimate,
+        notes=(CAVEATS["estimated"], *((offer.note,) if offer.note else ()), *notes),
         retune_wanted=True,
     )
 
 
-def _nothing_fits(request: Request, smallest_bytes: int | None) -> NothingFits:
-    budget = format_bytes(request.budget_bytes)
-    if smallest_bytes is None:
-        return NothingFits(f"no plan for {request.model.name} can run on this machine at all")
-    return NothingFits(
-        f"no plan for {request.model.name} fits in {budget}; the smallest that would needs about "
-        f"{format_bytes(smallest_bytes)}",
-        hint="`tuner space` lists every plan with what it needs.",
+def _nothing_to_offer(request: Request, offer: Offer) -> TunerError:
+    """Nothing fits, or nothing that may be given out unmeasured does."""
+    why = shortage(
+        request.model.name,
+        request.budget_bytes,
+        request.host_budget_bytes,
+        offer.smallest_vram_bytes,
+        offer.smallest_host_bytes,
     )
+    if offer.others_fit:
+        return NoPlan(
+            f"{why} ({offer.note})", hint=f"Measure the others with: {tune_command(request)}"
+        )
+    return NothingFits(why, hint="`tuner space` lists every plan with what it needs.")
 
 
 def _none_exact(request: Request, best: Answer) -> NoPlan:
@@ -162,8 +167,19 @@ def tune_command(request: Request) -> str:
     words = ["tuner run --model", request.model.name, "--vram", exact_bytes(request.budget_bytes)]
     words += [f"--resolution {size}" for size in sizes]
     words += [f"--batch-size {size}" for size in batches if list(batches) != [1]]
-    words += ["--weights random"] if request.model.weights == "random" else []
+    words += _beside_defaults(request)
     return " ".join(words)
+
+
+def _beside_defaults(request: Request) -> Iterator[str]:
+    if request.model.weights == "random":
+        yield "--weights random"
+    if request.host_budget_bytes is not None:
+        yield f"--host-memory {exact_bytes(request.host_budget_bytes)}"
+    if request.policy != "balanced":
+        yield f"--policy {request.policy}"
+    if request.objective != "latency":
+        yield f"--objective {request.objective}"
 
 
 def exact_bytes(amount: int) -> str:

@@ -60,11 +60,13 @@ class Dropped:
 @dataclass(frozen=True)
 class Survey:
     """`kept` from the fastest predicted to the slowest, those a little over the budget last.
-    `smallest_budget_bytes` is what the smallest plan that breaks no rule needs; None for none."""
+    `smallest_budget_bytes` is what the smallest plan that breaks no rule needs; None for none.
+    `smallest_host_bytes` is the same of host memory, among those within the device's budget."""
 
     kept: tuple[Candidate, ...]
     dropped: tuple[Dropped, ...]
     smallest_budget_bytes: int | None
+    smallest_host_bytes: int | None = None
 
 
 def survey(
@@ -91,8 +93,13 @@ def survey(
     host_bytes = host_budget_bytes or environment.hardware.host_ram_bytes
     fitting = _fitting(allowed, budget_bytes, host_bytes, dropped)
     kept = _undominated(_ranked(fitting, budget_bytes), inventory, dropped)
-    smallest = smallest_budget(item.estimate for item in allowed)
-    return Survey(tuple(kept), tuple(dropped), smallest)
+    within = [item for item in allowed if item.estimate.peak_vram_bytes <= budget_bytes]
+    return Survey(
+        tuple(kept),
+        tuple(dropped),
+        smallest_budget(item.estimate for item in allowed),
+        min((item.estimate.host_bytes for item in within), default=None),
+    )
 
 
 def _fitting(

@@ -72,7 +72,7 @@ def run_study(
     planning = Planning(request, inventory, detection.environment)
     found = planning.survey()
     listener(StageStarted("space", _space_detail(found)))
-    refuse_if_nothing_fits(found, request.budget_bytes)
+    refuse_if_nothing_fits(found, request)
     row = registry.begin_study(
         request.identity(inventory, detection.environment),
         model=request.model.ref,

@@ -111,8 +111,8 @@ def cpu(isa: str = "avx512 avx512_bf16", **changes: Any) -> Environment:
         sm_clock_mhz=None,
         memory_bandwidth_bytes_per_s=None,
         link_bandwidth_class="none",
-        vram_bytes=16_000_000_000,
-        host_ram_bytes=16_000_000_000,
+        vram_bytes=128_000_000_000,
+        host_ram_bytes=128_000_000_000,
         cpu_cores=2,
     )
     values = {"triton": None, "cuda": None, "driver": None, "compiler": "g++ 12", "cpu_isa": isa}

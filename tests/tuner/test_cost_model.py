@@ -37,6 +37,7 @@ from tests.tuner.flux import (
 )
 from tuner.activities import NoProfile, profile_for
 from tuner.cost_model import Corrections, CostModel, smallest_budget
+from tuner.memory_model import PROCESS_CPU_BYTES
 
 CUDNN: AttentionBackend = "_native_cudnn"
 LEAF = GroupOffload(granularity="leaf", stream=True)
@@ -221,7 +222,7 @@ def test_a_cpu_counts_everything_as_one_memory() -> None:
     environment = cpu()
     model = CostModel(flux(), environment.hardware, cpu_isa=environment.runtime.cpu_isa)
     found = model.estimate(plan(), ONE_PICTURE)
-    assert found.host_bytes == 0
+    assert found.host_bytes == PROCESS_CPU_BYTES + found.peak_vram_bytes
     assert found.peak_vram_bytes > 33e9
     plainer = CostModel(flux(), environment.hardware, cpu_isa="avx2")
     assert plainer.estimate(plan(), ONE_PICTURE).step_ms > 2 * found.step_ms

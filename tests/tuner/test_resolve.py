@@ -15,7 +15,7 @@ from registry.records import StoredRecord
 from registry.workload import ModelRef, Shape, Workload
 from tests.tuner.flux import cpu, flux, h200
 from tests.tuner.landscape import GB, START, estimate, make_plan, measurement, quality
-from tuner.candidate import Candidate
+from tuner.candidate import Candidate, Offer
 from tuner.foresight import Foresight
 from tuner.matching import Request
 from tuner.resolve import resolve, tune_command
@@ -37,7 +37,7 @@ class FakeForesight:
         self._refused = refused
         self._best = best_plan
         self.asked: list[tuple[Plan, Workload]] = []
-        self.budgets: tuple[int, int | None] | None = None
+        self.requests: list[Request] = []
 
     def refusals(self, plan: Plan) -> tuple[str, ...]:
         return ("fails since torch 9",) if plan in self._refused else ()
@@ -48,13 +48,11 @@ class FakeForesight:
         share = pixels / (1024 * 1024)
         return estimate(100.0 * share, int(share * 8 * GB))
 
-    def best(
-        self, workload: Workload, budget_bytes: int, host_budget_bytes: int | None
-    ) -> tuple[Candidate | None, int | None]:
-        self.budgets = (budget_bytes, host_budget_bytes)
+    def best(self, request: Request) -> Offer:
+        self.requests.append(request)
         if self._best is None:
-            return None, 30 * GB
-        return Candidate(self._best, self.estimate(self._best, workload)), 3 * GB
+            return Offer(None, smallest_vram_bytes=30 * GB)
+        return Offer(Candidate(self._best, self.estimate(self._best, request.workload)), "a note")
 
 
 def ask(*shapes: Shape, **changes: Any) -> Request:
@@ -342,9 +340,11 @@ def test_first_image_prefers_what_starts_soonest() -> None:
 
 def test_nothing_measured_gives_the_best_prediction_and_says_so() -> None:
     foresight = FakeForesight(best_plan=FAST)
-    answer = resolve(ask(host_budget_bytes=64 * GB), [], HERE, foresight)
+    request = ask(host_budget_bytes=64 * GB)
+    answer = resolve(request, [], HERE, foresight)
 
-    assert foresight.budgets == (24 * GB, 64 * GB)
+    assert foresight.requests == [request]
+    assert "a note" in answer.notes
     assert answer.match == "estimated"
     assert answer.record is None
     assert answer.measurement is None

@@ -70,6 +70,7 @@ def entry(name: str) -> CatalogModel:
     return CatalogModel.model_validate(json.loads(text))
 
 
+@cache
 def shipped_inventory(name: str) -> ModelInventory | None:
     """The inventory counted at the model's default resolution, if this release ships one."""
     item = files(__name__) / "inventories" / f"{name}.json"

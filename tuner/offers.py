@@ -1,0 +1,127 @@
+"""The best plan that may be given out unmeasured, by prediction alone.
+
+Only well-trodden choices are looked at, placement by placement from fast to slow: an app waits for
+the answer, and what nobody measured here should be what seldom fails. Where none of them fits, the
+whole space is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from registry.environment import Environment
+from registry.inventory import ModelInventory
+from registry.plan import AttentionBackend, Scheme
+from registry.record import Policy
+from tuner.candidate import Candidate, Offer
+from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction
+from tuner.combine import candidates
+from tuner.cost_model import CostModel
+from tuner.matching import Request
+from tuner.objective import Judge
+from tuner.rules import RuleBook
+from tuner.space import LOSSY_ATTENTION, survey
+
+UNMEASURED: Mapping[Policy, frozenset[Scheme]] = {
+    "strict": frozenset({"none"}),
+    "balanced": frozenset({"none", "float8_dynamic_row", "float8_weight_only", "int8_weight_only"}),
+    "fast": frozenset({*SCHEMES, *TEXT_SCHEMES}),
+}
+"""Schemes whose one-step error is known to be well within the policy's (`tuner.gate`); for a
+strict one no quantization's is."""
+NOTES: Mapping[Policy, str] = {
+    "strict": "policy strict: of plans that nobody measured, only unquantized ones are given out",
+    "balanced": "policy balanced: of plans that nobody measured, only those quantized by weight or "
+    "to fp8 per row are given out",
+}
+
+PLAIN_SCHEMES: frozenset[Scheme] = frozenset(
+    {"none", "float8_dynamic_row", "float8_dynamic_tensor", "int8_dynamic", "int8_weight_only"}
+)
+PLAIN_TEXT_SCHEMES: frozenset[Scheme] = frozenset({"none", "int8_weight_only"})
+PLAIN_BACKENDS: frozenset[AttentionBackend] = frozenset({"default", "_native_cudnn"})
+PLACEMENTS = ("resident", "model_offload", "group_offload", "sequential_offload")
+"""From fast to slow."""
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Answers for one model on one machine."""
+
+    inventory: ModelInventory
+    environment: Environment
+    cost_model: CostModel
+
+    def best(self, request: Request) -> Offer:
+        """The best by the request's objective, within its budgets and policy."""
+        note = NOTES.get(request.policy)
+        for restrict in self._plain(request.policy):
+            found = self._best(request, restrict)
+            if found is not None:
+                return Offer(found, note)
+        found = self._best(request, _allowed(request.policy))
+        return Offer(found, note) if found is not None else self._none(request, note)
+
+    def _plain(self, policy: Policy) -> Iterator[Restriction]:
+        """Tiling costs time and touches the picture: only where nothing fits without."""
+        denoiser = self.inventory.denoiser
+        for placement in PLACEMENTS:
+            for tiling in (False, True):
+                yield Restriction(
+                    schemes=UNMEASURED[policy] & PLAIN_SCHEMES,
+                    text_schemes=UNMEASURED[policy] & PLAIN_TEXT_SCHEMES,
+                    attention_backends=PLAIN_BACKENDS,
+                    scopes=frozenset({"none", "regional" if denoiser.repeated_blocks else "whole"}),
+                    placements=frozenset({placement}),
+                    fuse_qkv=False,
+                    vae_tiling=tiling,
+                    channels_last=None if denoiser.has_convolutions else False,
+                    plain_compilation=True,
+                )
+
+    def _best(self, request: Request, restrict: Restriction) -> Candidate | None:
+        judge = Judge(request.objective, request.workload, self.inventory.default_steps)
+
+        def order(item: Candidate) -> tuple[float, int]:
+            return judge.estimated(item.plan, item.estimate), item.estimate.peak_vram_bytes
+
+        return min(self._fitting(request, restrict), key=order, default=None)
+
+    def _fitting(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
+        book = RuleBook(self.inventory, self.environment)
+        host_bytes = request.host_budget_bytes or self.environment.hardware.host_ram_bytes
+        plans = candidates(
+            self.inventory, self.environment, restrict=restrict, workload=request.workload
+        )
+        for plan in plans:
+            if book.violations(plan):
+                continue
+            estimate = self.cost_model.estimate(plan, request.workload)
+            fits = estimate.peak_vram_bytes <= request.budget_bytes
+            if fits and estimate.host_bytes <= host_bytes:
+                yield Candidate(plan, estimate)
+
+    def _none(self, request: Request, note: str | None) -> Offer:
+        """Why there is none. Only a question without an answer pays for the whole space."""
+        asked = (request.workload, request.budget_bytes, request.host_budget_bytes)
+        within = survey(
+            *(self.inventory, self.environment, *asked, self.cost_model), _allowed(request.policy)
+        )
+        every = next(self._fitting(request, Restriction()), None)
+        return Offer(
+            None,
+            note,
+            smallest_vram_bytes=within.smallest_budget_bytes,
+            smallest_host_bytes=within.smallest_host_bytes,
+            others_fit=every is not None,
+        )
+
+
+def _allowed(policy: Policy) -> Restriction:
+    """All that the policy lets go unmeasured."""
+    schemes = UNMEASURED[policy]
+    if policy == "fast":
+        return Restriction()
+    lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
+    return Restriction(schemes=schemes, text_schemes=schemes, attention_backends=lossless)
