@@ -24,6 +24,7 @@ from registry.workload import Weights, Workload
 from tuner.config import Settings, load_settings
 from tuner.detect import Detection, detect
 from tuner.foresight import Foresight
+from tuner.hub_cache import CachedWeights, cached_weights
 from tuner.inventories import known_inventory, known_weights
 from tuner.models import resolve_model
 from tuner.protocol import ModelSpec
@@ -185,7 +186,8 @@ def find_plan(
     inventory = known_inventory(registry, spec)
     if inventory is not None:
         require_factor(workload.shapes, inventory.resolution_factor, spec.ref.name)
-    request = _request(spec, budget_bytes, workload, options, inventory, registry)
+    cached = cached_weights(spec, settings.hub_cache_dir)
+    request = _request(spec, budget_bytes, workload, options, inventory, registry, cached)
     foresight = None if inventory is None else Foresight(inventory, detection.environment)
     stored = tuple(_candidates(registry, request, detection))
     answer = resolve(request, stored, detection.environment, foresight)
@@ -236,7 +238,9 @@ def _request(
     options: PlanOptions,
     inventory: ModelInventory | None,
     registry: Registry | None,
+    cached: CachedWeights | None,
 ) -> Request:
+    """What lies in the hub's cache now counts, whatever a branch held when it was counted."""
     host_memory = options.get("host_memory")
     return Request(
         model=spec.ref,
@@ -247,7 +251,8 @@ def _request(
         objective=options.get("objective", "latency"),
         strict=options.get("strict", False),
         architecture=None if inventory is None else inventory.architecture,
-        weights=known_weights(registry, spec),
+        weights=known_weights(registry, spec) if cached is None else cached.digest,
+        weights_source=None if cached is None else str(cached),
     )
 
 

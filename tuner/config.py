@@ -23,8 +23,8 @@ class Settings:
 
     `registry` is a path or URL as `open_registry` takes it. `visible_devices` is
     CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
-    that Inductor will call. `environ` is what worker processes inherit; it may hold tokens, so
-    it is kept out of the representation.
+    that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models. `environ` is
+    what worker processes inherit; it may hold tokens, so it is kept out of the representation.
     """
 
     registry: str
@@ -33,6 +33,7 @@ class Settings:
     config_dir: Path
     visible_devices: str | None = None
     cxx: str | None = None
+    hub_cache_dir: Path = Path()
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -66,8 +67,19 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         config_dir=config_dir,
         visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
         cxx=environ.get("CXX") or None,
+        hub_cache_dir=_hub_cache(environ),
         environ=environ,
     )
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """As `huggingface_hub` finds it, without importing it."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    home = environ.get("HF_HOME")
+    caches = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return (Path(home) if home else caches / "huggingface").expanduser() / "hub"
 
 
 def _folders(home: str | None) -> tuple[Path, Path, Path]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from registry.inventory import ModelInventory
     from registry.store import Registry
     from registry.workload import Workload
+    from tuner.hub_cache import CachedWeights
     from tuner.protocol import ModelSpec
 
 COUNTED_WITH = ("torch", "diffusers", "transformers")
@@ -66,14 +67,17 @@ def counted_inventory(
     *,
     take: Callable[[], ModelInventory],
     now: datetime,
+    cached: CachedWeights | None = None,
 ) -> ModelInventory:
-    """An inventory counted with `runtime`'s libraries at every shape of the workload.
+    """An inventory counted with `runtime`'s libraries at every shape of the workload, and of the
+    weights that the hub's cache holds now, where it is known which.
 
     `take` counts one at exactly these shapes, in a worker; it is called only where the registry's
     does not do. Raises InvalidInput for a shape the model cannot make.
     """
     kept = registry.inventory(inventory_key(model))
-    if kept is not None and _is_current(kept, runtime) and _covers(kept, workload):
+    moved = kept is not None and cached is not None and cached.digest != kept.weights
+    if kept is not None and not moved and _is_current(kept, runtime) and _covers(kept, workload):
         return kept
     known = known_inventory(registry, model)
     if known is not None:

@@ -33,7 +33,8 @@ class Request:
 
     `architecture` and `weights` are the inventory's digests where they are known (`weights` only if
     counted from the very weights). Without them a catalog or hub model is known by its name and
-    revision; a local folder is not. `host_budget_bytes` None: no limit. `strict`: exact or nothing.
+    revision; a local folder is not. `weights_source` says, for people, which commit in the hub's
+    cache `weights` are of. `host_budget_bytes` None: no limit. `strict`: exact or nothing.
     """
 
     model: ModelRef
@@ -45,6 +46,7 @@ class Request:
     strict: bool = False
     architecture: str | None = None
     weights: str | None = None
+    weights_source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def _differences(
     request: Request, environment: Environment, record: TuningRecord
 ) -> Iterator[tuple[MatchKind, str]]:
     if not _same_weights(request, record):
-        yield "architecture", f"weights: proved with {_name(record.model)}; the picture is unproved"
+        here = f", not {request.weights_source}" if request.weights_source else ""
+        text = f"weights: proved with {_name(record.model)}{here}; the picture is unproved"
+        yield "architecture", text
     if not covers(record, request.workload):
         label = request.workload.label
         yield "resolution", f"shapes: proved at {record.workload.label}, not {label}"

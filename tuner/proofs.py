@@ -66,7 +66,8 @@ class Proofs:
         if reason is not None:
             self.notes.append(f"record {short(stored.record.id)} left out: {reason}")
             return None
-        value_s = _value_s(self._request, stored.record.measurement, estimate)
+        is_warm = matched.kind == "exact" and bool(stored.record.artifacts)
+        value_s = _value_s(self._request, stored.record.measurement, estimate, is_warm=is_warm)
         return Proof(stored, matched, estimate, value_s)
 
     def _estimate(self, record: TuningRecord) -> Estimate | None:
@@ -104,10 +105,14 @@ class Proofs:
         return f"needs {format_bytes(needed)} of host memory, over the {format_bytes(budget)} given"
 
 
-def _value_s(request: Request, measured: Measurement, estimate: Estimate | None) -> float:
-    """Seconds by the objective, at the shapes asked for."""
+def _value_s(
+    request: Request, measured: Measurement, estimate: Estimate | None, *, is_warm: bool
+) -> float:
+    """Seconds by the objective, at the shapes asked for. `is_warm`: the record's artifacts apply,
+    so its first picture need not wait for compilation."""
     if request.objective == "first-image":
-        known = (measured.warm_first_image_s, measured.cold_first_image_s)
+        warm_s, cold_s = measured.warm_first_image_s, measured.cold_first_image_s
+        known = (warm_s, cold_s) if is_warm else (cold_s,)
         return next((value for value in known if value is not None), start_up_s(measured))
     if estimate is not None:
         return estimate.latency_s

@@ -23,6 +23,7 @@ from tuner.config import Settings
 from tuner.desk import Finished, TrialDesk
 from tuner.detect import Detection
 from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
+from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
 from tuner.planning import Planning, refuse_if_nothing_fits
@@ -68,6 +69,7 @@ def run_study(
         detection.environment.runtime,
         take=lambda: desk_at(settings.scratch_dir).take_inventory().inventory,
         now=clock.now(),
+        cached=cached_weights(request.model, settings.hub_cache_dir),
     )
     planning = Planning(request, inventory, detection.environment)
     found = planning.survey()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,15 @@ from registry.record import ArtifactRef, TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import ModelRef
+from tests.tuner import hub_cache_folder
 from tests.tuner.cli import example_registry as example
 from tuner import catalog
 from tuner.answers import PlanAnswer, get_plan
 from tuner.config import load_settings
 from tuner.detect import detect
+from tuner.hub_cache import cached_weights
+from tuner.inventories import inventory_key
+from tuner.models import resolve_model
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,33 @@ def test_a_fine_tune_is_found_by_its_architecture(asker: Asker) -> None:
     record = asker.publish(model=other, weights="f" * 64)
     answer = asker.ask()
     assert (answer.match, answer.record_id) == ("architecture", record.id)
+
+
+def test_a_branch_that_moved_is_no_exact_match(asker: Asker, home: Path) -> None:
+    """The same name, other weights on this disk: the commit is named."""
+    cache = home / "hf" / "hub"
+    first, second = hub_cache_folder.COMMITS
+    hub_cache_folder.commit(cache, first, hub_cache_folder.files())
+    spec = resolve_model(hub_cache_folder.HUB_ID)
+    held = cached_weights(spec, cache)
+    shipped = catalog.shipped_inventory("tiny-flux")
+    assert held is not None
+    assert shipped is not None
+    counted = shipped.model_copy(update={"weights": held.digest})
+    asker.registry.put_inventory(inventory_key(spec), counted, example.NOW)
+    asker.publish(model=spec.ref, weights=held.digest)
+
+    def ask() -> PlanAnswer:
+        model, path = hub_cache_folder.HUB_ID, asker.path
+        return get_plan(model, vram="2GB", height=64, width=64, registry=path, gpu="cpu")
+
+    assert ask().match == "exact"
+    hub_cache_folder.commit(cache, second, hub_cache_folder.files(b"others"))
+    moved = ask()
+    assert moved.match == "architecture"
+    assert f"commit {second[:12]} of someone/tiny" in moved.answer.mismatches[0]
+    shutil.rmtree(cache)
+    assert ask().match == "exact", "nothing on this disk says otherwise"
 
 
 def test_another_size_is_estimated_from_the_measured_one(asker: Asker) -> None:

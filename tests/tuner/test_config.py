@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,29 @@ def test_the_registry_of_ones_own(tmp_path: Path) -> None:
     environ = {"TUNER_HOME": str(tmp_path), "TUNER_REGISTRY": "postgresql://host/plans"}
     assert load_settings(environ).registry == "postgresql://host/plans"
     assert load_settings({**environ, "TUNER_REGISTRY": ""}).registry.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
+        ({"HUGGINGFACE_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
+        ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+        ({"HF_HOME": "~/b"}, "~/b/hub"),
+        ({}, "~/.cache/huggingface/hub"),
+    ],
+)
+def test_the_hubs_cache_is_where_its_library_has_it(environ: dict[str, str], folder: str) -> None:
+    """The same places, in the same order, as `huggingface_hub.constants`."""
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    own = {"HOME": "/home/someone", **environ}
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert asked == folder.replace("~", "/home/someone")
+    found = load_settings(environ).hub_cache_dir
+    assert found == Path(folder).expanduser()
 
 
 def test_what_the_machine_was_told(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from registry.errors import InvalidInput
 from registry.inventory import ModelInventory, ShapeProfile
 from registry.store import Registry
 from registry.workload import Shape, Workload
+from tuner.hub_cache import CachedWeights
 from tuner.inventories import counted_inventory, inventory_key, known_inventory
 from tuner.models import resolve_model
 from tuner.protocol import ModelSpec
@@ -110,6 +111,26 @@ def test_another_architecture_keeps_nothing_old(registry: Registry, count: Count
         registry, SPEC, Workload(shapes=(shape,)), runtime(), take=worker, now=NOW
     )
     assert sizes(made) == {"64x64"}
+
+
+def test_other_weights_in_the_hubs_cache_are_counted_again(registry: Registry) -> None:
+    """A branch that moved: a record made now must not carry the old weights' name."""
+    shape = Shape(height=64, width=64)
+    worker = Counter((shape,))
+
+    def count_with(digest: str) -> int:
+        cached = CachedWeights("black-forest-labs/FLUX.1-dev", "1" * 40, digest)
+        counted_inventory(
+            *(registry, SPEC, Workload(shapes=(shape,)), runtime()),
+            take=worker,
+            now=NOW,
+            cached=cached,
+        )
+        return worker.calls
+
+    counted = worker().weights
+    assert [count_with(counted), count_with(counted)] == [2, 2]
+    assert count_with("f" * 64) == 3
 
 
 def test_a_size_that_cannot_be_made_is_not_counted_twice(count: Count) -> None:

@@ -1,53 +1,15 @@
-"""Which safetensors files of a component's folder hold its weights.
-
-diffusers and transformers name them `STEM[.VARIANT][-00001-of-00003].safetensors`, with an index
-beside shards. The plain files are read; where there are none, the only variant.
-"""
+"""Which file of a component's folder holds which tensor."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from registry.errors import InvalidInput
-
-STEMS = ("diffusion_pytorch_model", "model")
-WEIGHTS_FILE = re.compile(
-    rf"(?P<stem>{'|'.join(STEMS)})(\.(?P<variant>\w+))?(-\d+-of-\d+)?\.safetensors"
-)
-
-
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files to read, in order of name. Raises InvalidInput where there are none, or several
-    variants and no plain files."""
-    matches = [
-        (found["variant"], path)
-        for path in sorted(folder.glob("*.safetensors"))
-        if (found := WEIGHTS_FILE.fullmatch(path.name))
-    ]
-    wanted = _variant(folder, {variant for variant, _ in matches})
-    return tuple(path for variant, path in matches if variant == wanted)
-
-
-def _variant(folder: Path, variants: set[str | None]) -> str | None:
-    if None in variants:
-        return None
-    if len(variants) == 1:
-        return variants.pop()
-    if variants:
-        names = ", ".join(sorted(str(variant) for variant in variants))
-        raise InvalidInput(
-            f"{folder} holds the variants {names} and no plain files",
-            hint="Keep one variant's files in the folder.",
-        )
-    raise InvalidInput(
-        f"{folder} holds no weights as .safetensors ({' or '.join(STEMS)})",
-        hint="Pickled checkpoints are not read; save with `safe_serialization=True`.",
-    )
+from tuner.weight_files import WEIGHTS_FILE, weight_files
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

@@ -9,8 +9,8 @@ from huggingface_hub.errors import HFValidationError
 
 from registry.errors import UnknownModel
 from tuner.models import read_model_index
-from tuner.pipeline.checkpoint import STEMS, WEIGHTS_FILE
 from tuner.protocol import ModelSpec
+from tuner.weight_files import STEMS, WEIGHTS_FILE
 
 SMALL_FILES = ("*.json", "*.txt", "*.model")
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import re
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +14,11 @@ from registry.errors import InvalidInput
 from registry.inventory import ModelInventory
 from registry.workload import Workload
 from tuner import catalog
-from tuner.pipeline.checkpoint import weight_files
 from tuner.pipeline.components import describe_component
 from tuner.pipeline.profiles import phantom_pipeline, profile
 from tuner.pipeline.skeleton import Skeleton, build_skeleton
 from tuner.protocol import ModelSpec
+from tuner.weight_files import weights_digest
 
 UNSTABLE_CONFIG_KEYS = frozenset(
     {"transformers_version", "dtype", "torch_dtype", "architectures", "name_or_path"}
@@ -86,20 +83,9 @@ def _stable(value: Any) -> Any:
 
 
 def _weights_digest(spec: ModelSpec, skeleton: Skeleton, architecture: str) -> str:
-    folder = skeleton.folder
-    if folder is None:
+    if skeleton.folder is None:
         return digest(["random", architecture, spec.seed])
-    files = [path for name in sorted(skeleton.modules) for path in weight_files(folder / name)]
-    return digest([[f"{path.parent.name}/{path.name}", _file_digest(path)] for path in files])
-
-
-def _file_digest(path: Path) -> str:
-    """SHA-256 of the content; the hub's cache already names its blobs by it."""
-    blob = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return weights_digest(skeleton.folder, skeleton.modules)
 
 
 def _resolution_factor(pipe: Any) -> int:

@@ -14,11 +14,12 @@ from registry.errors import InvalidInput
 from registry.plan import ComponentPlan
 from tests.tuner.pipeline.tiny import CPU, FLUX, WORKLOAD, load, same_weights, saved
 from tuner.models import resolve_model
-from tuner.pipeline.checkpoint import tensor_files, weight_files
+from tuner.pipeline.checkpoint import tensor_files
 from tuner.pipeline.inventory import take_inventory
 from tuner.pipeline.load import materialise
 from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.weights import component_source
+from tuner.weight_files import weight_files
 
 STEM = "diffusion_pytorch_model"
 

@@ -13,8 +13,10 @@ from torch import nn
 from registry.errors import InvalidInput
 from registry.inventory import ComponentActivity, ModelInventory, ShapeProfile
 from registry.workload import Shape, Workload
-from tests.tuner.pipeline.tiny import FLUX, WORKLOAD, load, picture, plan
+from tests.tuner.hub_cache_folder import COMMITS, HUB_ID, commit
+from tests.tuner.pipeline.tiny import FLUX, WORKLOAD, load, picture, plan, saved
 from tuner import catalog
+from tuner.hub_cache import cached_weights
 from tuner.models import resolve_model
 from tuner.pipeline.components import describe_component
 from tuner.pipeline.counting import count_call
@@ -140,6 +142,18 @@ def test_random_weights_are_named_by_their_seed() -> None:
     other = take_inventory(FLUX.model_copy(update={"seed": 1}), WORKLOAD, lambda *_: None)
     assert one.architecture == other.architecture
     assert one.weights != other.weights
+
+
+def test_weights_are_named_as_the_hubs_cache_names_them(tmp_path: Path) -> None:
+    """What get-plan reads from the cache without torch is what a worker counted from it."""
+    folder = saved(FLUX, tmp_path / "saved")
+    every = [path for path in folder.rglob("*") if path.is_file()]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in every}
+    snapshot = commit(tmp_path / "hub", COMMITS[0], files)
+    found = cached_weights(resolve_model(HUB_ID), tmp_path / "hub")
+    counted = take_inventory(resolve_model(str(snapshot)), WORKLOAD, lambda *_: None)
+    assert found is not None
+    assert found.digest == counted.weights
 
 
 def test_what_a_model_offers() -> None:
