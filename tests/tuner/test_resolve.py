@@ -335,6 +335,25 @@ def test_first_image_prefers_what_starts_soonest() -> None:
     assert resolve(ask(), records, HERE, None).plan == FAST
 
 
+@pytest.mark.parametrize("same_driver", [True, False])
+def test_a_warm_start_counts_only_where_artifacts_apply(same_driver: bool) -> None:
+    """FAST starts sooner warm, SLOW sooner cold; under another driver every start is cold."""
+    runtime = HERE.runtime.model_copy(update={} if same_driver else {"driver": "999.1"})
+    environment = HERE.model_copy(update={"runtime": runtime})
+
+    def starting(plan: Plan, warm_s: float, cold_s: float) -> StoredRecord:
+        item = stored(plan, environment=environment)
+        times = {"warm_first_image_s": warm_s, "cold_first_image_s": cold_s}
+        measured = item.record.measurement.model_copy(update=times)
+        record = item.record.model_copy(update={"measurement": measured})
+        return item.model_copy(update={"record": record})
+
+    records = [starting(FAST, 10.0, 90.0), starting(SLOW, 20.0, 30.0)]
+    answer = resolve(ask(objective="first-image"), records, HERE, None)
+    assert answer.match == ("exact" if same_driver else "stale")
+    assert answer.plan == (FAST if same_driver else SLOW)
+
+
 # Nothing proved
 
 
