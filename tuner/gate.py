@@ -92,6 +92,33 @@ def judge(
     )
 
 
+def rejection(quality: Quality) -> tuple[str, ...]:
+    """Why a policy refused, a line for each metric: its worst score, what is accepted, and how
+    many scores fail of how many. Reasons that are no score's stay as they are."""
+    held = [item for item in quality.scores if item.metric in held_metrics(quality.calibrated)]
+    failing = [item for item in held if _fails(item, quality.policy)]
+    told = {_reason(item, quality.policy) for item in failing}
+    others = [text for text in quality.reasons if text not in told]
+    metrics = dict.fromkeys(item.metric for item in failing)
+    return (*others, *(_summary(name, failing, held, quality.policy) for name in metrics))
+
+
+def _summary(
+    metric: Metric,
+    failing: Sequence[QualityScore],
+    held: Sequence[QualityScore],
+    policy_name: Policy,
+) -> str:
+    values = [item.value for item in failing if item.metric == metric]
+    all_of_it = sum(item.metric == metric for item in held)
+    is_lower = metric in LOWER_IS_BETTER
+    worst, side = (max(values), "over") if is_lower else (min(values), "under")
+    return (
+        f"{metric} {worst:.4g} at worst, {side} {POLICIES[policy_name][metric]:g} "
+        f"in {len(values)} of {all_of_it} scores"
+    )
+
+
 def held_metrics(calibrated: bool) -> frozenset[Metric]:
     """Metrics a verdict rests on."""
     return frozenset(get_args(Metric)) if calibrated else UNCALIBRATED_METRICS

@@ -14,6 +14,7 @@ from tuner.gate import (
     cap_db,
     failed_metrics,
     judge,
+    rejection,
     replay_problems,
     satisfies,
 )
@@ -180,3 +181,23 @@ def test_noise_of_few_samples_counts_for_nothing() -> None:
 def test_steps_alone_are_no_replay() -> None:
     steps_only = measurement("denoiser", 100.0)
     assert "not timed" in replay_problems(steps_only, replayed())[0]
+
+
+# Told to people
+
+
+def test_a_rejection_is_told_once_a_metric() -> None:
+    low = [score("sqnr_db", 1.0 + seed, seed=seed, step=seed) for seed in range(3)]
+    scores = [*low, score("sqnr_db", 40.0), score("lpips", 0.9), score("lpips", 0.1)]
+    rejected = judge(scores, "balanced", calibrated=True, nonfinite=["psnr_db of seed 4"])
+    assert len(rejected.reasons) == 5
+    assert rejection(rejected) == (
+        "psnr_db of seed 4: not a finite number",
+        "sqnr_db 1 at worst, under 15 in 3 of 4 scores",
+        "lpips 0.9 at worst, over 0.3 in 1 of 2 scores",
+    )
+
+
+def test_metrics_that_were_not_held_are_not_told() -> None:
+    rejected = judge([score("sqnr_db", 1.0), score("ssim", 0.0)], "balanced", calibrated=False)
+    assert rejection(rejected) == ("sqnr_db 1 at worst, under 15 in 1 of 1 scores",)

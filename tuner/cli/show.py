@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write a study's report to this file.",
 )
+@click.option("--verbose", is_flag=True, help="Every score that a policy refused, one by one.")
 @json_option()
 @registry_option()
-def command(name: str, html_path: Path | None, as_json: bool, registry_url: str | None) -> None:
+def command(
+    name: str, html_path: Path | None, verbose: bool, as_json: bool, registry_url: str | None
+) -> None:
     """Show a record or a study, named by its id or the beginning of it."""
     registry = opened(registry_url)
     found = find(registry, name)
@@ -36,7 +39,7 @@ def command(name: str, html_path: Path | None, as_json: bool, registry_url: str 
     elif as_json:
         print_json(as_data(registry, found))
     else:
-        print_found(registry, found)
+        print_found(registry, found, verbose=verbose)
 
 
 def find(registry: Registry, name: str) -> StoredRecord | StudyRow:
@@ -62,7 +65,7 @@ def as_data(registry: Registry, found: StoredRecord | StudyRow) -> dict[str, Any
     return {"kind": "study", **data, "trials": registry.trials(found.id)}
 
 
-def print_found(registry: Registry, found: StoredRecord | StudyRow) -> None:
+def print_found(registry: Registry, found: StoredRecord | StudyRow, *, verbose: bool) -> None:
     from registry.records import StoredRecord
 
     if isinstance(found, StoredRecord):
@@ -74,7 +77,8 @@ def print_found(registry: Registry, found: StoredRecord | StudyRow) -> None:
         from tuner.report import studies
 
         trials = registry.trials(found.id)
-        print_rich(studies.study_summary(found, trials), studies.trials_table(trials))
+        table = studies.trials_table(trials, verbose=verbose)
+        print_rich(studies.study_summary(found, trials), table)
 
 
 def write_html(registry: Registry, found: StoredRecord | StudyRow, path: Path) -> None:

@@ -61,7 +61,10 @@ def studies_table(studies: Iterable[StudyRow]) -> Table:
     return table("Study", "Status", "Started", "Model", "Workload", "On", rows=rows)
 
 
-def trials_table(trials: Iterable[Trial]) -> Table:
-    """Every trial of a study in the order it ran."""
-    rows = ((mark(trial), trial.rung, describe(trial.plan), outcome(trial)) for trial in trials)
+def trials_table(trials: Iterable[Trial], *, verbose: bool = False) -> Table:
+    """Every trial of a study in the order it ran; `verbose` with every score that was refused."""
+    rows = (
+        (mark(trial), trial.rung, describe(trial.plan), outcome(trial, verbose=verbose))
+        for trial in trials
+    )
     return table("", "Rung", "Plan", "Outcome", rows=rows)

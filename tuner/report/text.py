@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registry.record import Measurement, Trial
+from tuner.gate import rejection
 from tuner.units import format_bytes, format_seconds
 
 
@@ -15,10 +16,11 @@ def figures(measurement: Measurement) -> str:
     return ", ".join(parts)
 
 
-def outcome(trial: Trial) -> str:
-    """How a trial ended, in one line: figures, the failure, or why it was dropped."""
+def outcome(trial: Trial, *, verbose: bool = False) -> str:
+    """How a trial ended, in one line: figures, the failure, or why it was dropped. `verbose` has
+    every score that a policy refused."""
     if trial.measurement is not None:
-        return figures(trial.measurement) + _verdict(trial)
+        return figures(trial.measurement) + _verdict(trial, verbose=verbose)
     if trial.failure is not None:
         return f"{trial.failure.kind.replace('_', ' ')}: {first_line(trial.failure.message)}"
     return f"not tried: {trial.dropped or 'no reason was kept'}"
@@ -36,7 +38,9 @@ def first_line(message: str, width: int = 160) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _verdict(trial: Trial) -> str:
-    if trial.quality is None or trial.quality.passed:
+def _verdict(trial: Trial, *, verbose: bool) -> str:
+    quality = trial.quality
+    if quality is None or quality.passed:
         return ""
-    return f"; rejected by the {trial.quality.policy} policy: {'; '.join(trial.quality.reasons)}"
+    reasons = quality.reasons if verbose else rejection(quality)
+    return f"; rejected by the {quality.policy} policy: {'; '.join(reasons)}"

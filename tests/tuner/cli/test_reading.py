@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from registry.record import TuningRecord
+from registry.client import open_registry
+from registry.record import QualityScore, TuningRecord
 from tests.tuner.cli import example_registry as example
 from tuner.cli.main import run
+from tuner.gate import judge
 
 Captured = pytest.CaptureFixture[str]
 
@@ -72,6 +74,39 @@ def test_a_study_is_shown_with_its_trials(shown: Shown) -> None:
     assert "crashed: segmentation fault <in> & out" in text
     data = shown.data("show", shown.study_id)
     assert (data["kind"], data["id"], len(data["trials"])) == ("study", shown.study_id, 2)
+
+
+def test_a_rejected_trial_says_the_worst_and_all_only_when_asked(shown: Shown) -> None:
+    """Three steps under the threshold are one line; `--verbose` and JSON have every one."""
+    scores = tuple(
+        QualityScore(
+            metric="sqnr_db",
+            value=3.0 + step,
+            seed=0,
+            prompt="a cat",
+            shape=example.WORKLOAD.shapes[0],
+            step=step,
+        )
+        for step in range(3)
+    )
+    quality = judge(scores, "balanced", calibrated=False)
+    trial = example.trials()[0].model_copy(update={"quality": quality})
+    registry = open_registry(shown.path, create=False)
+    study = registry.begin_study(
+        "e" * 64,
+        model=example.MODEL,
+        workload=example.WORKLOAD,
+        environment=example.environment(),
+        request={},
+        now=example.NOW,
+    )
+    registry.add_trial(study.id, trial)
+    brief = " ".join(shown.text("show", study.id).split())
+    full = " ".join(shown.text("show", study.id, "--verbose").split())
+    assert "sqnr_db 3 at worst, under 15 in 3 of 3 scores" in brief
+    assert "step 1" not in brief
+    assert all(f"step {step}" in full for step in range(3))
+    assert len(shown.data("show", study.id)["trials"][0]["quality"]["reasons"]) == 3
 
 
 @pytest.mark.parametrize("of", ["study", "record"])
