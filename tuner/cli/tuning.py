@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from registry.client import open_registry
-from registry.errors import DeviceBusy, Interrupted, TrialFailed
+from registry.errors import DeviceBusy, Interrupted, RegistryMissing, TrialFailed
 from registry.record import Objective, Policy
 from registry.signing import SigningKeys
 from registry.store import Registry
@@ -24,6 +24,7 @@ from tuner.clock import Clock, SystemClock
 from tuner.config import Settings
 from tuner.detect import Detection, detect
 from tuner.foreign import FOREIGN_BYTES
+from tuner.inventories import known_inventory
 from tuner.locks import DeviceLock
 from tuner.models import resolve_model
 from tuner.protocol import EnvironmentJob, ModelSpec
@@ -33,7 +34,7 @@ from tuner.report.live import LiveView
 from tuner.report.progress import RunState
 from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
 from tuner.runner import Limits, Runner
-from tuner.shapes import Size, shapes_of
+from tuner.shapes import Size, require_factor, shapes_of
 from tuner.study import run_study
 from tuner.units import format_bytes
 
@@ -92,6 +93,7 @@ def tune(options: RunOptions) -> int:
     spec = resolve_model(options.model, weights=options.weights, revision=options.revision)
     requests = tuple(requests_of(options, spec))
     settings = settings_for(options.registry_url)
+    refuse_a_size_that_cannot_be_made(requests, spec, settings)
     detection = detect(options.gpu, settings=settings, own_torch=options.python is None)
     refuse_a_device_in_use(detection, share=options.share)
     registry = open_registry(settings.registry)
@@ -127,6 +129,21 @@ def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
             share=options.share,
             keep_logs=options.keep_logs,
         )
+
+
+def refuse_a_size_that_cannot_be_made(
+    requests: tuple[StudyRequest, ...], spec: ModelSpec, settings: Settings
+) -> None:
+    """Before a busy device is: what is wrong with the question is wrong whenever it is asked.
+    Raises InvalidInput; a model that was never counted is judged when it is."""
+    try:
+        registry = open_registry(settings.registry, create=False)
+    except RegistryMissing:
+        registry = None
+    known = known_inventory(registry, spec)
+    if known is not None:
+        for request in requests:
+            require_factor(request.workload.shapes, known.resolution_factor, spec.ref.name)
 
 
 def refuse_a_device_in_use(detection: Detection, *, share: bool) -> None:

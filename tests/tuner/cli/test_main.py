@@ -13,6 +13,7 @@ import pytest
 from registry.errors import InvalidInput, NoPlan, TunerError
 from tuner.cli import main as main_module
 from tuner.cli.main import COMMANDS, cli, run
+from tuner.version import __version__
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = [sys.executable, "-c", "from tuner.cli.main import main; main()"]
@@ -165,6 +166,17 @@ def test_only_the_command_that_runs_is_imported() -> None:
     )
     assert "tuner.cli.completion" in child.stderr
     assert "tuner.cli.models" not in child.stderr
+
+
+def test_the_package_is_the_program_too() -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tuner", "--version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert child.stdout == f"tuner, version {__version__}\n"
 
 
 def test_every_module_holds_a_command_of_its_name() -> None:

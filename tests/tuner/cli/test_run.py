@@ -202,6 +202,18 @@ def test_two_runs_on_one_device(study: FakeStudy, capsys: Captured, home: Path) 
     assert study.requests == []
 
 
+def test_what_is_asked_wrongly_is_told_before_the_device_is_found_busy(
+    study: FakeStudy, capsys: Captured, home: Path
+) -> None:
+    locks = home / ".local" / "share" / "tuner" / "locks"
+    with DeviceLock("cpu", locks, ["tuner", "run", "--model", "other"]):
+        assert run([*ASKED, "--gpu", "cpu", "--resolution", "65x64"]) == 2
+    told = capsys.readouterr().err
+    assert "65x64 cannot be made by tiny-flux" in told
+    assert "The nearest size is 64x64." in told
+    assert not list(home.rglob("*.sqlite3"))
+
+
 def test_a_device_in_use_is_refused_without_share(
     study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -1,0 +1,7 @@
+"""`python -m tuner` is the `tuner` program of this interpreter."""
+
+from __future__ import annotations
+
+from tuner.cli.main import main
+
+main()
