@@ -122,6 +122,37 @@ def test_completion_scripts_name_the_program(shell: str, capsys: Captured) -> No
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
+        ("tuner get-p", {"get-plan"}),
+        ("tuner get-plan --model tiny-", {"tiny-flux", "tiny-sdxl"}),
+        ("tuner run --policy s", {"strict"}),
+        ("tuner registry ", {"check", "distrust", "keys", "path", "trust", "upgrade"}),
+    ],
+)
+def test_bash_completes(typed: str, offered: set[str], tmp_path: Path) -> None:
+    """The script in a real bash, its function called as bash calls it for the words typed."""
+    program = tmp_path / "tuner"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tuner "$@"\n')
+    program.chmod(0o755)
+    words = typed.split(" ")
+    code = (
+        'source <(tuner completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1));'
+        " complete -p tuner >/dev/null || exit 9; _tuner_completion tuner;"
+        ' printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    child = subprocess.run(
+        ["bash", "-c", code, "bash", *words],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    assert set(child.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
         ("tuner get-plan --model tiny-", {"tiny-flux", "tiny-sdxl"}),
         ("tuner get-p", {"get-plan"}),
         ("tuner registry up", {"upgrade"}),
