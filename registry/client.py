@@ -39,8 +39,10 @@ def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
 
 
 def database_path(url_or_path: str | Path) -> Path:
-    """Absolute. Raises InvalidInput for a URL of another kind."""
+    """Absolute. Raises InvalidInput for nothing, and for a URL of another kind."""
     text = str(url_or_path)
+    if not text.strip():
+        raise InvalidInput(f"{text!r} is not a registry: give a file path or a sqlite:/// URL")
     path = _path_of_url(text) if "://" in text else Path(text)
     if path.is_dir():
         path = path / DATABASE_NAME

@@ -80,6 +80,12 @@ class Registry:
         with self._database.write() as connection:
             return studies.begin(connection, body, now)
 
+    def require_writable(self) -> None:
+        """Before long work whose result shall be kept here. Raises what a write would meet at
+        once: RegistryReadOnly, RegistryTooNew, or RegistryError when it stays busy."""
+        with self._database.write():
+            return
+
     def studies(self, *, model_name: str | None = None, limit: int = 50) -> tuple[StudyRow, ...]:
         """Newest first."""
         with self._database.read() as connection:

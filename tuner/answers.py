@@ -181,7 +181,8 @@ def find_plan(
         model, weights=options.get("weights", "pretrained"), revision=options.get("revision")
     )
     settings = load_settings()
-    registry, missing = _opened(options.get("registry") or settings.registry)
+    given = options.get("registry")
+    registry, missing = _opened(settings.registry if given is None else given)
     detection = detect(options.get("gpu"), settings=settings)
     inventory = known_inventory(registry, spec)
     if inventory is not None:

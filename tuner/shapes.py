@@ -9,13 +9,17 @@ from registry.workload import Shape, Workload
 
 Size = tuple[int, int]
 """Width and height in pixels, in the order people write them."""
+MAX_BATCH_SIZE = 1024
+"""Far over what any device holds; a slip of the keyboard shall not be counted for minutes."""
 
 
 def shapes_of(sizes: Sequence[Size], batch_sizes: Sequence[int]) -> tuple[Shape, ...]:
     """Every size at every batch size, repeats dropped. Raises InvalidInput."""
     for batch_size in batch_sizes:
-        if batch_size < 1:
-            raise InvalidInput(f"batch size {batch_size} is not a positive number of pictures")
+        if not 1 <= batch_size <= MAX_BATCH_SIZE:
+            raise InvalidInput(
+                f"batch size {batch_size} is not a number of pictures from 1 to {MAX_BATCH_SIZE}"
+            )
     for width, height in sizes:
         if width < 1 or height < 1:
             raise InvalidInput(f"{width}x{height} is not a picture size")

@@ -173,6 +173,8 @@ def test_a_newer_schema_marked_readable_is_read_only(path: Path, sqlite_driver: 
     with pytest.raises(RegistryTooNew):
         registry.publish([samples.record(minutes=1)], now=NOW)
     with pytest.raises(RegistryTooNew):
+        registry.require_writable()
+    with pytest.raises(RegistryTooNew):
         upgrade_registry(path)
     assert fingerprint(path) == before
 

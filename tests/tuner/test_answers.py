@@ -197,6 +197,7 @@ def test_nothing_is_known_of_a_model_that_was_never_counted(asker: Asker) -> Non
         ({"vram": "1KB"}, NothingFits, "1.00 KB"),
         ({"height": 63}, InvalidInput, "64x63"),
         ({"batch_size": -1}, InvalidInput, "-1"),
+        ({"batch_size": 1025}, InvalidInput, "from 1 to 1024"),
         ({"model": "no-such-model"}, UnknownModel, "no-such-model"),
         ({"host_memory": "much"}, InvalidInput, "much"),
     ],

@@ -19,6 +19,7 @@ from tuner.cli.options import (
     weights_option,
 )
 from tuner.cli.output import print_json
+from tuner.shapes import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from tuner.answers import PlanAnswer
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_BATCH_SIZE),
     default=1,
     show_default=True,
     help="Pictures a request.",

@@ -77,7 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and give its exit code. Prints errors; lets only bugs through."""
     try:
         code = cli.main(list(arguments), prog_name="tuner", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 from typing_extensions import override
 
 from registry.errors import InvalidInput
+from tuner.shapes import MAX_BATCH_SIZE
 from tuner.units import parse_bytes, parse_duration_s, parse_resolution
 
 Value = TypeVar("Value")
@@ -128,7 +129,7 @@ def batch_sizes_option() -> Decorator[Any]:
         "--batch-size",
         "batch_sizes",
         multiple=True,
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, MAX_BATCH_SIZE),
         default=(1,),
         help="Pictures a request; repeat it for every size served.  [default: 1]",
     )

@@ -23,6 +23,11 @@ from tuner.cli.options import (
     weights_option,
 )
 
+MAX_STEPS = 1000
+"""What diffusion models are trained with; schedulers have no more."""
+MAX_SEED = 2**63 - 1
+"""What a torch generator takes."""
+
 
 @click.command("run")
 @model_option()
@@ -34,7 +39,9 @@ from tuner.cli.options import (
 @weights_option()
 @revision_option()
 @click.option(
-    "--steps", type=click.IntRange(min=1), help="Denoising steps.  [default: the model's own]"
+    "--steps",
+    type=click.IntRange(1, MAX_STEPS),
+    help="Denoising steps.  [default: the model's own]",
 )
 @policy_option()
 @objective_option()
@@ -59,7 +66,7 @@ from tuner.cli.options import (
     "--seed",
     "seeds",
     multiple=True,
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_SEED),
     help="Seed to compare pictures with; repeatable.",
 )
 @click.option(

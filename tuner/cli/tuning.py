@@ -97,6 +97,7 @@ def tune(options: RunOptions) -> int:
     detection = detect(options.gpu, settings=settings, own_torch=options.python is None)
     refuse_a_device_in_use(detection, share=options.share)
     registry = open_registry(settings.registry)
+    registry.require_writable()
     with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
         python = str(options.python or sys.executable)
         scratch_dir = emptied(settings.scratch_dir / lock.path.stem)

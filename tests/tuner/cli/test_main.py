@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -140,6 +141,38 @@ def test_a_closed_pipe_ends_in_silence() -> None:
     reader.stdin.close()
     assert child.returncode == 1
     assert child.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("models >&-", 0), ("models --json >&-", 0), ("models 2>&-", 0), ("models <&-", 0)],
+)
+def test_a_stream_that_was_closed_before_the_start(command: str, code: int) -> None:
+    """As in a service without a terminal: nothing to print to is no reason to fail."""
+    child = subprocess.run(
+        ["bash", "-c", f'"$0" -m tuner {command}', sys.executable],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (child.returncode, child.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("name", ["models", "doctor", "space --help", "run --help"])
+def test_a_terminal_of_ascii_alone(name: str, home: Path) -> None:
+    """LANG=C with Python's own way out of it switched off."""
+    ascii_only = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    child = subprocess.run(
+        [sys.executable, "-m", "tuner", *name.split()],
+        env={**os.environ, **ascii_only},
+        capture_output=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert child.returncode in {0, 1}
+    assert b"Traceback" not in child.stderr
+    assert child.stdout.decode("utf-8")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -160,11 +162,17 @@ def test_a_budget_in_which_nothing_fits(
         (["--host-memory", "lots"], "'lots'"),
         (["--batch-size", "-1"], "-1"),
         (["--batch-size", "0"], "0"),
+        (["--batch-size", "1000000"], "1000000"),
         (["--resolution", "64"], "'64' is not a resolution"),
         (["--resolution", "-64x64"], "'-64x64'"),
         (["--time-limit", "8"], "'8' is not a duration"),
         (["--steps", "0"], "0"),
+        (["--steps", "1001"], "1001"),
         (["--seed", "-1"], "-1"),
+        (["--seed", str(2**63)], str(2**63)),
+        (["--registry", ""], "''"),
+        (["--registry", "://"], "'://'"),
+        (["--registry", "postgresql://me:secret@host/plans"], "postgresql://me:***@host"),
         (["--policy", "sloppy"], "'sloppy'"),
         (["--objective", "beauty"], "'beauty'"),
         (["--python", "/no/such/python"], "/no/such/python"),
@@ -187,6 +195,70 @@ def test_bad_input_is_named_and_starts_nothing(
 def test_a_folder_that_is_no_model(study: FakeStudy, capsys: Captured, tmp_path: Path) -> None:
     assert run(["run", "--model", str(tmp_path), "--vram", "2GB"]) == 2
     assert f"{tmp_path} has no model_index.json" in capsys.readouterr().err
+
+
+def test_a_path_with_spaces_and_letters_of_all_kinds(study: FakeStudy, tmp_path: Path) -> None:
+    folder = tmp_path / "größe mit leer 模型"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    path = folder / "pläne.db"
+    asked = ["--vram", "2GB", "--resolution", "64x64", "--registry", str(path)]
+    assert run(["run", "--model", str(folder), *asked]) == 0
+    assert study.requests[0].model.ref.name == folder.name
+    assert path.is_file()
+
+
+@pytest.mark.parametrize("content", [b"garbage" * 100, b"\0" * 100], ids=["garbage", "zeros"])
+def test_a_registry_that_is_none_starts_nothing_and_stays_as_it_is(
+    study: FakeStudy, capsys: Captured, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "plans.db"
+    path.write_bytes(content)
+    assert run([*ASKED, "--registry", str(path)]) == 4
+    assert f"registry {path} is damaged or not a registry" in capsys.readouterr().err
+    assert path.read_bytes() == content
+    assert study.requests == []
+
+
+def test_a_newer_registry_is_not_written(
+    study: FakeStudy, capsys: Captured, tmp_path: Path
+) -> None:
+    path = tmp_path / "plans.db"
+    open_registry(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9_9_9'")
+    connection.close()
+    before = path.read_bytes()
+    for command in (ASKED, ["registry", "upgrade"]):
+        assert run([*command, "--registry", str(path)]) == 4
+        assert "has schema 9_9_9, written by a newer release" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_a_home_that_cannot_be_written(study: FakeStudy, capsys: Captured) -> None:
+    """The folder above is a file: what even root cannot write to."""
+    blocked = Path(os.environ["HOME"]) / "file"
+    blocked.write_text("")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(blocked))
+        patch.setenv("XDG_DATA_HOME", str(blocked / "share"))
+        assert run(ASKED) == 4
+        told = capsys.readouterr().err
+        assert str(blocked) in told
+        assert "--registry" in told
+        assert run(["get-plan", *ASKED[1:]]) == 0
+    assert study.requests == []
+
+
+@pytest.mark.slow
+def test_a_hub_that_cannot_be_reached(home: Path) -> None:
+    """Through a real worker: what is missing, and how to do without the hub."""
+    child = start(["run", "--model", "someone/else", "--vram", "2GB", "--resolution", "64x64"])
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 7
+    assert "cannot get 'someone/else' from the hub" in errors
+    assert "pass the folder: --model /path/to/folder" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_hub_model_has_no_default_size(study: FakeStudy, capsys: Captured) -> None:
