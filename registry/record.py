@@ -138,7 +138,8 @@ class Quality(Frozen):
     """Scores against the bf16 reference and the verdict of `policy`.
 
     `calibrated` is False where a metric has no meaning as picture quality: random weights.
-    `worst` is the worst value per metric, the one the policy was held to.
+    `worst` is the worst value per metric, the one the policy was held to. `not_computed` says why
+    a metric is missing: LPIPS, where its weights are not at hand.
     """
 
     policy: Policy
@@ -147,6 +148,7 @@ class Quality(Frozen):
     worst: FrozenMapping[float]
     scores: tuple[QualityScore, ...]
     reasons: tuple[str, ...] = ()
+    not_computed: FrozenMapping[str] = Field(default={}, validate_default=True)
 
 
 class ArtifactRef(Frozen):

@@ -23,8 +23,9 @@ class Settings:
 
     `registry` is a path or URL as `open_registry` takes it. `visible_devices` is
     CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
-    that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models. `environ` is
-    what worker processes inherit; it may hold tokens, so it is kept out of the representation.
+    that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models,
+    `torch_hub_dir` where `torch.hub` does. `environ` is what worker processes inherit; it may hold
+    tokens, so it is kept out of the representation.
     """
 
     registry: str
@@ -34,6 +35,7 @@ class Settings:
     visible_devices: str | None = None
     cxx: str | None = None
     hub_cache_dir: Path = Path()
+    torch_hub_dir: Path = Path()
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -68,6 +70,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         visible_devices=environ.get("CUDA_VISIBLE_DEVICES"),
         cxx=environ.get("CXX") or None,
         hub_cache_dir=_hub_cache(environ),
+        torch_hub_dir=_torch_hub(environ),
         environ=environ,
     )
 
@@ -80,6 +83,13 @@ def _hub_cache(environ: Mapping[str, str]) -> Path:
     home = environ.get("HF_HOME")
     caches = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
     return (Path(home) if home else caches / "huggingface").expanduser() / "hub"
+
+
+def _torch_hub(environ: Mapping[str, str]) -> Path:
+    """As `torch.hub` finds it, without importing it."""
+    caches = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = environ.get("TORCH_HOME")
+    return (Path(home) if home else caches / "torch").expanduser() / "hub"
 
 
 def _folders(home: str | None) -> tuple[Path, Path, Path]:

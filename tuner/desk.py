@@ -185,7 +185,8 @@ class TrialDesk:
     def _quality(self, job: TrialJob, result: TrialResult) -> Quality | None:
         if job.reference_in is None:
             return None
-        return judge(result.scores, self.request.policy, result.calibrated)
+        verdict = judge(result.scores, self.request.policy, result.calibrated)
+        return verdict.model_copy(update={"not_computed": result.not_computed})
 
     def _clean(self, outcome: Outcome, *, keep: bool) -> ArtifactRef | None:
         """The log into the registry where it is worth keeping; the trial's folder away."""

@@ -113,11 +113,13 @@ class Progress(Frozen):
 
 class TrialResult(Frozen):
     """`artifact_bytes` is the size of what was written to `artifact_out`, 0 for nothing.
-    `cache_hits`/`cache_misses` count compiled graphs taken from a loaded artifact or not."""
+    `cache_hits`/`cache_misses` count compiled graphs taken from a loaded artifact or not.
+    `not_computed` says why a metric has no score."""
 
     event: Literal["trial_result"] = "trial_result"
     measurement: Measurement
     scores: tuple[QualityScore, ...] = ()
+    not_computed: FrozenMapping[str] = Field(default={}, validate_default=True)
     calibrated: bool
     artifact_bytes: int = 0
     cache_hits: int = 0

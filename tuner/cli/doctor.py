@@ -11,7 +11,7 @@ from tuner.cli.options import gpu_option, json_option, registry_option
 from tuner.cli.output import print_json, print_rich
 
 if TYPE_CHECKING:
-    from tuner.capabilities import Missing
+    from tuner.capabilities import Capability, Missing
     from tuner.config import Settings
     from tuner.detect import Detection
 
@@ -44,7 +44,7 @@ def command(gpu: str | None, as_json: bool, registry_url: str | None) -> int:
         "problems": problems,
         "notes": detection.notes,
         "missing": absent,
-        "capabilities": capabilities(detection.environment),
+        "capabilities": (*capabilities(detection.environment), _lpips(settings)),
         "registry": settings.registry,
     }
     if as_json:
@@ -52,6 +52,16 @@ def command(gpu: str | None, as_json: bool, registry_url: str | None) -> int:
     else:
         _print(detection, settings, problems, absent)
     return 0 if healthy else 1
+
+
+def _lpips(settings: Settings) -> Capability:
+    """The one score of pictures that needs weights."""
+    from tuner.capabilities import Capability
+    from tuner.installed import package_version
+    from tuner.lpips import lacking
+
+    reason = lacking(settings.torch_hub_dir, package_version("torchvision"))
+    return Capability("LPIPS scores", reason is None, reason or "its weights are at hand")
 
 
 def _unusable(detection: Detection) -> tuple[str, ...]:
@@ -91,6 +101,6 @@ def _print(
         machine.hardware_facts(detection.environment.hardware, detection.foreign_bytes),
         machine.runtime_facts(detection.environment.runtime),
         machine.place_facts(settings.registry, str(settings.cache_dir)),
-        machine.capabilities_table(capabilities(detection.environment)),
+        machine.capabilities_table((*capabilities(detection.environment), _lpips(settings))),
         *machine.findings(problems, detection.notes, absent),
     )

@@ -46,10 +46,12 @@ def score(
     report: Report,
     *,
     pictures: bool,
-) -> tuple[QualityScore, ...]:
-    """Every pair of every shape against the reference in `folder`; `pictures` scores whole
-    requests too, not only the denoiser. Raises QualityRejectedError for NaN and infinity."""
+) -> tuple[tuple[QualityScore, ...], dict[str, str]]:
+    """Every pair of every shape against the reference in `folder`, and why of metrics that could
+    not be computed; `pictures` scores whole requests too, not only the denoiser. Raises
+    QualityRejectedError for NaN and infinity."""
     scores: list[QualityScore] = []
+    not_computed: dict[str, str] = {}
     try:
         for shape in requests.shapes:
             for number, pair in enumerate(requests.pairs):
@@ -58,10 +60,11 @@ def score(
                 pipe.maybe_free_model_hooks()
                 if pictures:
                     scores += _picture_scores(requests, scorer, shape, pair, device)
+                not_computed |= scorer.not_computed
                 report("score", number + 1, len(requests.pairs), shape.label)
     except NotFiniteError as error:
         raise QualityRejectedError(str(error)) from None
-    return tuple(scores)
+    return tuple(scores), not_computed
 
 
 def _picture_scores(

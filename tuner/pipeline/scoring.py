@@ -10,6 +10,7 @@ from torch import nn
 
 from registry.record import QualityScore
 from registry.workload import Shape
+from tuner.pipeline.perceptual import CannotScoreError, lpips
 from tuner.pipeline.reference import Reference, first_tensor
 
 CEILING_DB = 120.0
@@ -36,11 +37,13 @@ Metric = Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
 
 
 class Scorer:
-    """Scores one (shape, prompt, seed) pair against its reference."""
+    """Scores one (shape, prompt, seed) pair against its reference. `not_computed` says why of
+    metrics that could not be."""
 
     def __init__(self, reference: Reference, shape: Shape, prompt: str, seed: int) -> None:
         self._reference, self._shape = reference, shape
         self._prompt, self._seed = prompt, seed
+        self.not_computed: dict[str, str] = {}
 
     def trajectory(self, denoiser: nn.Module, device: torch.device) -> list[QualityScore]:
         """One denoiser call at each kept step, on the reference's own inputs."""
@@ -63,7 +66,8 @@ class Scorer:
         return [self._score("embedding_sqnr_db", min(values))] if values else []
 
     def picture(self, image: torch.Tensor) -> list[QualityScore]:
-        """PSNR and SSIM of pictures in [0, 1], shape (batch, channels, height, width)."""
+        """PSNR, SSIM and, where it can be computed, LPIPS of pictures in [0, 1], shape (batch,
+        channels, height, width)."""
         from torchmetrics.functional.image import (
             peak_signal_noise_ratio,
             structural_similarity_index_measure,
@@ -76,7 +80,12 @@ class Scorer:
         psnr = min(CEILING_DB, noise) if math.isfinite(noise) else CEILING_DB
         ssim = structural_similarity_index_measure(found, wanted, data_range=(0.0, 1.0))
         mean = ssim[0] if isinstance(ssim, tuple) else ssim
-        return [self._score("psnr_db", psnr), self._score("ssim", float(mean))]
+        scores = [self._score("psnr_db", psnr), self._score("ssim", float(mean))]
+        try:
+            scores.append(self._score("lpips", lpips(found, wanted)))
+        except CannotScoreError as reason:
+            self.not_computed["lpips"] = str(reason)
+        return scores
 
     def _score(self, metric: Metric, value: float, step: int | None = None) -> QualityScore:
         return QualityScore(

@@ -46,10 +46,11 @@ class TrialRun:
         settled_graphs = compile_counters()["graphs"]
         shapes = self._time(first)
         counters = compile_counters()
-        scores = self._score()
+        scores, not_computed = self._score()
         return TrialResult(
             measurement=self._measurement(shapes, first, counters, settled_graphs),
             scores=scores,
+            not_computed=not_computed,
             calibrated=self.job.model.ref.weights == "pretrained",
             artifact_bytes=self._save_artifact(),
             cache_hits=counters["fxgraph_cache_hit"],
@@ -98,9 +99,9 @@ class TrialRun:
             pixels = images[:1].detach().cpu().float().permute(0, 2, 3, 1).numpy()
             self.pipe.image_processor.numpy_to_pil(pixels)[0].save(self.job.image_out)
 
-    def _score(self) -> tuple[QualityScore, ...]:
+    def _score(self) -> tuple[tuple[QualityScore, ...], dict[str, str]]:
         if self.job.reference_in is None:
-            return ()
+            return (), {}
         return score(
             self.requests,
             self.pipe,

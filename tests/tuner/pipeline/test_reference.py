@@ -48,7 +48,7 @@ def requests_of(spec: ModelSpec, pipe: Any, **options: Any) -> Requests:
 def scores_of(
     spec: ModelSpec, pipe: Any, folder: Path, *, pictures: bool = True
 ) -> dict[str, list[float]]:
-    found = score(
+    found, _ = score(
         requests_of(spec, pipe),
         pipe,
         getattr(pipe, DENOISER[spec.ref.name]),
