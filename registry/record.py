@@ -14,8 +14,9 @@ from registry.plan import Plan
 from registry.workload import ModelRef, Shape, Workload
 
 FailureKind = Literal[
-    "out_of_memory", "timeout", "crashed", "unsupported", "rejected_quality", "error"
+    "out_of_memory", "timeout", "crashed", "unsupported", "rejected_quality", "timing", "error"
 ]
+"""`timing`: a replay repeated everything but its times, which may be chance."""
 Rung = Literal["bytes", "blocks", "denoiser", "pipeline", "replay"]
 Policy = Literal["strict", "balanced", "fast"]
 Objective = Literal["latency", "throughput", "first-image"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from registry.record import Measurement, Policy, Quality, QualityScore
@@ -54,6 +55,9 @@ PEAK_TOLERANCE = 0.02
 PEAK_FLOOR_BYTES = 32 * 2**20
 """Below this a difference is the allocator's segment size, or on a CPU what imports mapped."""
 MIN_SAMPLES_FOR_NOISE = 5
+SD_PER_MAD = 1.4826
+MEDIAN_ERROR = 1.2533
+"""Standard error of a median over that of a mean: the square root of pi / 2."""
 
 
 def cap_db(value: float) -> float:
@@ -141,33 +145,58 @@ def failed_metrics(quality: Quality) -> frozenset[Metric]:
     )
 
 
-def replay_problems(proved: Measurement, replayed: Measurement) -> tuple[str, ...]:
-    """Why a replay does not repeat the measurement it was made from; empty if it does.
+@dataclass(frozen=True)
+class Repeat:
+    """What keeps a replay from repeating the measurement it was made from; empty if it does.
 
-    A replay may be faster or smaller. It may not be slower than max(5%, three median absolute
-    deviations of five or more samples), nor peak over 2% higher, nor resolve other layers.
+    `substance` lies in the plan and would be there again; `timing` may be chance or load, and says
+    nothing about the plan until it was tried again.
     """
-    return (
-        *_latency_problem(proved, replayed),
-        *_peak_problem(proved, replayed),
-        *_layer_problems(proved, replayed),
+
+    substance: tuple[str, ...] = ()
+    timing: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return (*self.substance, *self.timing)
+
+
+def compare_replay(proved: Measurement, replayed: Measurement) -> Repeat:
+    """A replay may be faster or smaller. It may not peak over 2% higher, resolve other layers, or
+    be slower than the spread of what it repeats allows: max(5%, three median absolute deviations of
+    five or more samples of `proved`). Its own spread excuses nothing: a replay whose median is less
+    certain than that is no proof, however it came out.
+    """
+    if proved.latency_s is None or replayed.latency_s is None:
+        return Repeat(substance=("whole requests were not timed",))
+    allowed_s = max(LATENCY_TOLERANCE * proved.latency_s, MAD_FACTOR * _known_mad_s(proved))
+    return Repeat(
+        substance=(*_peak_problem(proved, replayed), *_layer_problems(proved, replayed)),
+        timing=tuple(_timing_problems(proved.latency_s, replayed, allowed_s)),
     )
 
 
-def _latency_problem(proved: Measurement, replayed: Measurement) -> Iterator[str]:
-    before_s, after_s = proved.latency_s, replayed.latency_s
-    if before_s is None or after_s is None:
-        yield "whole requests were not timed"
-        return
-    allowed_s = max(LATENCY_TOLERANCE * before_s, _noise_s(proved), _noise_s(replayed))
-    if after_s > before_s + allowed_s:
+def _timing_problems(before_s: float, replayed: Measurement, allowed_s: float) -> Iterator[str]:
+    after_s, doubt_s = replayed.latency_s or 0.0, _doubt_s(replayed)
+    if doubt_s > allowed_s:
+        yield f"times too unsteady: {after_s:.3f} ± {doubt_s:.3f} s; allowed ± {allowed_s:.3f} s"
+    elif after_s > before_s + allowed_s:
         yield f"latency {after_s:.3f} s, was {before_s:.3f} s; allowed {allowed_s:.3f} s more"
 
 
-def _noise_s(measured: Measurement) -> float:
-    if any(len(item.latency_samples_s) < MIN_SAMPLES_FOR_NOISE for item in measured.shapes):
-        return 0.0
-    return MAD_FACTOR * latency_mad_s(measured)
+def _known_mad_s(measured: Measurement) -> float:
+    """Of fewer than five samples the spread is not known, and counts as none."""
+    return latency_mad_s(measured) if _fewest_samples(measured) >= MIN_SAMPLES_FOR_NOISE else 0.0
+
+
+def _doubt_s(measured: Measurement) -> float:
+    """Two standard errors of the median, taking the samples for normally distributed."""
+    error_s = MEDIAN_ERROR * SD_PER_MAD * _known_mad_s(measured)
+    return 2.0 * error_s / math.sqrt(max(1, _fewest_samples(measured)))
+
+
+def _fewest_samples(measured: Measurement) -> int:
+    return min(len(item.latency_samples_s) for item in measured.shapes)
 
 
 def _peak_problem(proved: Measurement, replayed: Measurement) -> Iterator[str]:

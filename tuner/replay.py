@@ -5,18 +5,34 @@ What does not repeat itself becomes a failure, and a compile cache that is no us
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from registry.plan import Plan
-from registry.record import ArtifactRef, Estimate, Failure, Measurement
+from registry.record import ArtifactRef, Estimate, Failure, Measurement, Trial
 from registry.store import Registry
 from tuner.clock import TimeLimit
 from tuner.desk import Finished, TrialDesk
-from tuner.gate import replay_problems
+from tuner.gate import compare_replay
 
 COLD_SHARE = 0.5
 """Of the time left: a cold start is timed only if the warm replay took less than this."""
+
+
+MOST_TIMING_FAILURES = 2
+"""Of one plan's replays in all runs of a study. In each run a replay is tried twice."""
+
+
+def standing(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """The trials that a run which goes on takes as they are. A replay that failed by its times
+    alone may have met a busy machine: it is left out, and so run again, while that is allowed."""
+    known = tuple(trials)
+    failed = Counter(trial.plan.digest for trial in known if _failed_by_times(trial))
+    given_up = {plan for plan, count in failed.items() if count >= MOST_TIMING_FAILURES}
+    return tuple(
+        trial for trial in known if not _failed_by_times(trial) or trial.plan.digest in given_up
+    )
 
 
 class Replayer:
@@ -34,9 +50,13 @@ class Replayer:
         self._artifacts: dict[str, ArtifactRef] = {}
 
     def replay(self, plan: Plan, estimate: Estimate, proof: Measurement | None) -> Finished:
-        """Warm, from the captured compile cache if there is one; then cold if time allows."""
-        finished = self._warm(plan, estimate)
-        finished = _held_to_proof(finished, proof)
+        """Warm, from the captured compile cache if there is one; once more if only its times did
+        not repeat; then cold if time allows."""
+        finished = _held_to_proof(self._warm(plan, estimate), proof)
+        if self._worth_another(finished):
+            self._note(f"{plan.digest[:12]}: replayed once more, {_reason(finished)}")
+            again = _held_to_proof(self._warm(plan, estimate), proof)
+            finished = _second_of(finished, again)
         if finished.trial.measurement is None or self.artifact(plan) is None:
             return finished
         return self._with_cold_start(finished, plan, estimate)
@@ -61,6 +81,13 @@ class Replayer:
         if finished.trial.measurement is not None or self._time_limit.is_over:
             return finished
         return self._run(plan, estimate, None)
+
+    def _worth_another(self, finished: Finished) -> bool:
+        """Where there is time for as long a replay again."""
+        if not _failed_by_times(finished.trial):
+            return False
+        remaining_s = self._time_limit.remaining_s
+        return remaining_s is None or remaining_s > finished.trial.duration_s
 
     def _run(
         self, plan: Plan, estimate: Estimate, artifact: ArtifactRef | None, *, whole: bool = True
@@ -98,12 +125,33 @@ def _held_to_proof(finished: Finished, proof: Measurement | None) -> Finished:
     replayed = finished.trial.measurement
     if replayed is None or proof is None:
         return finished
-    problems = replay_problems(proof, replayed)
-    if not problems:
+    repeat = compare_replay(proof, replayed)
+    if not repeat.problems:
         return finished
-    failure = Failure(kind="error", message="not reproduced: " + "; ".join(problems))
+    failure = Failure(
+        kind="error" if repeat.substance else "timing",
+        message="not reproduced: " + "; ".join(repeat.problems),
+    )
     trial = finished.trial.model_copy(update={"failure": failure, "measurement": None})
     return replace(finished, trial=trial)
+
+
+def _failed_by_times(trial: Trial) -> bool:
+    return trial.failure is not None and trial.failure.kind == "timing"
+
+
+def _reason(finished: Finished) -> str:
+    failure = finished.trial.failure
+    return failure.message if failure is not None else "nothing failed"
+
+
+def _second_of(first: Finished, again: Finished) -> Finished:
+    """The second replay with the time that both took; the first where the second was cut short."""
+    failure = again.trial.failure
+    stands = first if failure is not None and failure.kind == "timeout" else again
+    duration_s = first.trial.duration_s + again.trial.duration_s
+    update = {"duration_s": duration_s, "started_at": first.trial.started_at}
+    return replace(stands, trial=stands.trial.model_copy(update=update))
 
 
 def _with_cold_start(finished: Finished, cold: Finished) -> Finished:

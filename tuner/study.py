@@ -28,7 +28,7 @@ from tuner.inventories import counted_inventory
 from tuner.journal import Journal
 from tuner.planning import Planning, refuse_if_nothing_fits
 from tuner.publishing import make_record
-from tuner.replay import Replayer
+from tuner.replay import Replayer, standing
 from tuner.request import StudyOutcome, StudyRequest
 from tuner.runner import Runner
 from tuner.search import Proposal, Proven, Search
@@ -53,8 +53,9 @@ def run_study(
     """Find, prove and publish the plans that answer `request` on this machine.
 
     Raises NothingFits (naming the smallest budget that would do); TrialFailed where the model
-    itself or no baseline can run; Interrupted or KeyboardInterrupt when stopped: then the study is
-    marked interrupted, nothing of it is published, and the same request continues it.
+    itself or no baseline can run; Interrupted or
+    KeyboardInterrupt when stopped: then the study is marked interrupted, nothing of it is
+    published, and the same request continues it.
     """
     time_limit = TimeLimit(clock, request.time_limit_s)
 
@@ -111,6 +112,7 @@ class _Study:
         self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None
+        self._status: StudyEndStatus = "interrupted"
 
     def run(self) -> StudyOutcome:
         """The folder stays where a later run can go on with it."""
@@ -124,7 +126,7 @@ class _Study:
             self._end("failed")
             self._remove_folder()
             raise
-        if outcome.published or self._time_limit.remaining_s is None:
+        if self._status == "finished":
             self._remove_folder()
         return outcome
 
@@ -134,7 +136,7 @@ class _Study:
             self._planning.baselines(), self._desk, self._journal, self._time_limit
         )
         search = self._planning.search(baseline)
-        for trial in (*self._journal.kept, baseline):
+        for trial in (*standing(self._journal.kept), baseline):
             self._tell(search, trial)
         self._journal.stage("search")
         while (proposal := search.ask(self._time_limit.remaining_s)) is not None:
@@ -171,10 +173,10 @@ class _Study:
         self._journal.stage("publish")
         records = [self._record(proven, baseline) for proven in search.proven()]
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
-        status = self._end_status(bool(records))
+        self._status = self._end_status(bool(records))
         notes = self._journal.notes
         summary = {"records": len(records), "untried": len(idle), "notes": list(notes)}
-        end = StudyEnd(self._row.id, status, summary)
+        end = StudyEnd(self._row.id, self._status, summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)
         return StudyOutcome(
             study_id=self._row.id,
@@ -187,8 +189,11 @@ class _Study:
         )
 
     def _end_status(self, proved: bool) -> StudyEndStatus:
-        """A run whose time limit came before any proof is continued by the next like it."""
-        if proved or self._time_limit.remaining_s is None:
+        """A run that proved nothing, for want of time or by replays that may yet repeat, is
+        continued by the next like it."""
+        trials = self._registry.trials(self._row.id)
+        unsure = len(standing(trials)) < len(trials)
+        if proved or (self._time_limit.remaining_s is None and not unsure):
             return "finished"
         self._journal.note("the finished trials are kept: the same command goes on from them")
         return "interrupted"

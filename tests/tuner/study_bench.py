@@ -155,8 +155,8 @@ class StudyBench:
         }
         return shipped.model_copy(update=update)
 
-    def rule(self, then: dict[str, Any], **when: Any) -> None:
-        self.rules.append({"when": when, "then": then})
+    def rule(self, then: dict[str, Any], *, first: int | None = None, **when: Any) -> None:
+        self.rules.append({"when": when, "then": then, "first": first})
 
     @property
     def jobs(self) -> list[dict[str, Any]]:

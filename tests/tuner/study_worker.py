@@ -3,8 +3,8 @@
     python study_worker.py TABLE.json
 
 The table holds `hello` and `inventory` as a worker would send them, and `rules`: each has `when`,
-facts of a job that must all be so, and `then`, what changes in the answer. Every job is noted in
-`jobs.jsonl` beside the table.
+facts of a job that must all be so, and `then`, what changes in the answer; a rule with `first`
+holds for so many jobs of these facts alone. Every job is noted in `jobs.jsonl` beside the table.
 """
 
 from __future__ import annotations
@@ -44,13 +44,24 @@ def main() -> None:
         return
     answer: dict[str, Any] = {}
     for rule in table["rules"]:
-        if all(facts.get(name) == value for name, value in rule["when"].items()):
+        if holds(rule, facts, table_path.with_name("jobs.jsonl")):
             answer |= rule["then"]
     misbehave(answer)
     if job["kind"] == "inventory":
         say({"event": "inventory_result", "inventory": table["inventory"]})
     else:
         say(trial_result(job, facts, answer))
+
+
+def holds(rule: dict[str, Any], facts: dict[str, Any], noted: Path) -> bool:
+    if not matches(rule, facts):
+        return False
+    known = (json.loads(line)["facts"] for line in noted.read_text().splitlines())
+    return rule.get("first") is None or sum(matches(rule, one) for one in known) <= rule["first"]
+
+
+def matches(rule: dict[str, Any], facts: dict[str, Any]) -> bool:
+    return all(facts.get(name) == value for name, value in rule["when"].items())
 
 
 def facts_of(job: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from tuner.gate import (
     POLICIES,
     Metric,
     cap_db,
+    compare_replay,
     failed_metrics,
     judge,
     rejection,
-    replay_problems,
     satisfies,
 )
 
@@ -140,21 +140,27 @@ def proved(step_ms: float = 100.0, *, mad_ms: float = 0.0, layers: int = 304) ->
 
 
 def replayed(
-    step_ms: float = 100.0, *, peak_bytes: int = 10 * GB, layers: int = 304
+    step_ms: float = 100.0, *, mad_ms: float = 0.0, peak_bytes: int = 10 * GB, layers: int = 304
 ) -> Measurement:
-    return measurement("replay", step_ms, peak_bytes=peak_bytes, layers=layers)
+    return measurement("replay", step_ms, mad_ms=mad_ms, peak_bytes=peak_bytes, layers=layers)
+
+
+def of_few_samples(measured: Measurement) -> Measurement:
+    samples = measured.shapes[0].latency_samples_s[:3]
+    few = measured.shapes[0].model_copy(update={"latency_samples_s": samples})
+    return measured.model_copy(update={"shapes": (few,)})
 
 
 def test_a_replay_within_the_tolerances_has_no_problem() -> None:
     again = replayed(104.0, peak_bytes=int(10.19 * GB))
-    assert replay_problems(proved(), again) == ()
-    assert replay_problems(proved(), replayed(50.0, peak_bytes=5 * GB)) == ()
+    assert compare_replay(proved(), again).problems == ()
+    assert compare_replay(proved(), replayed(50.0, peak_bytes=5 * GB)).problems == ()
 
 
 def test_each_way_not_to_repeat_is_named() -> None:
-    (slow,) = replay_problems(proved(), replayed(110.0))
-    (large,) = replay_problems(proved(), replayed(peak_bytes=int(10.3 * GB)))
-    (other,) = replay_problems(proved(layers=304), replayed(layers=303))
+    (slow,) = compare_replay(proved(), replayed(110.0)).timing
+    (large,) = compare_replay(proved(), replayed(peak_bytes=int(10.3 * GB))).substance
+    (other,) = compare_replay(proved(layers=304), replayed(layers=303)).substance
 
     assert "latency" in slow
     assert "10300000000" in large
@@ -162,25 +168,43 @@ def test_each_way_not_to_repeat_is_named() -> None:
     assert "303" in other
 
 
-def test_measured_noise_widens_the_latency_tolerance() -> None:
+def test_the_spread_of_what_is_repeated_widens_the_tolerance() -> None:
     noisy = proved(100.0, mad_ms=5.0)
 
-    assert replay_problems(noisy, replayed(112.0)) == ()
-    assert replay_problems(noisy, replayed(120.0))
+    assert compare_replay(noisy, replayed(112.0)).problems == ()
+    assert compare_replay(noisy, replayed(120.0)).timing
+
+
+def test_a_replays_own_spread_excuses_nothing() -> None:
+    assert compare_replay(proved(), replayed(112.0, mad_ms=5.0)).timing
+    assert compare_replay(proved(), replayed(107.0, mad_ms=2.5)).timing
+
+
+def test_a_noisy_replay_proves_nothing_however_fast_it_was() -> None:
+    (problem,) = compare_replay(proved(), replayed(90.0, mad_ms=8.0)).timing
+    assert "too unsteady" in problem
+
+
+def test_a_machine_as_noisy_as_before_can_prove() -> None:
+    assert compare_replay(proved(mad_ms=5.0), replayed(mad_ms=5.0)).problems == ()
 
 
 def test_noise_of_few_samples_counts_for_nothing() -> None:
-    noisy = proved(100.0, mad_ms=5.0)
-    few = noisy.shapes[0].model_copy(
-        update={"latency_samples_s": noisy.shapes[0].latency_samples_s[:3]}
-    )
+    noisy = of_few_samples(proved(100.0, mad_ms=5.0))
 
-    assert replay_problems(noisy.model_copy(update={"shapes": (few,)}), replayed(112.0))
+    assert compare_replay(noisy, replayed(112.0)).timing
+    assert compare_replay(proved(), of_few_samples(replayed(100.0, mad_ms=8.0))).problems == ()
+
+
+def test_a_difference_in_the_plan_is_of_substance_whatever_the_times() -> None:
+    repeat = compare_replay(proved(), replayed(120.0, peak_bytes=12 * GB))
+    assert len(repeat.substance) == len(repeat.timing) == 1
+    assert repeat.problems == (*repeat.substance, *repeat.timing)
 
 
 def test_steps_alone_are_no_replay() -> None:
     steps_only = measurement("denoiser", 100.0)
-    assert "not timed" in replay_problems(steps_only, replayed())[0]
+    assert "not timed" in compare_replay(steps_only, replayed()).substance[0]
 
 
 # Told to people

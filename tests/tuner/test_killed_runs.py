@@ -35,6 +35,7 @@ from registry.errors import (
 from registry.store import Registry
 from registry.studies import UNFINISHED
 from tests.tuner.study_bench import SCRIPT, Key, StudyBench, keys_of
+from tuner.replay import standing
 
 ROOT = Path(__file__).parents[2]
 CALL_MAIN = "from tuner.cli.main import main; main()"
@@ -176,7 +177,7 @@ def assert_tidy(machine: Machine) -> None:
         registry = open_registry(machine.registry_path, create=False)
         assert registry.check() == []
         for row in registry.studies():
-            keys = keys_of(registry.trials(row.id))
+            keys = keys_of(standing(registry.trials(row.id)))
             assert len(set(keys)) == len(keys)
         assert_published_by_finished_studies(registry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tuner.events import (
 )
 from tuner.search.durations import TYPICAL_S
 
-REPLAYED_FROM_CACHE = {"rung": "replay", "artifact": True}
+REPLAYED_FROM_CACHE: dict[str, Any] = {"rung": "replay", "artifact": True}
 
 
 @pytest.fixture
@@ -172,6 +173,54 @@ def test_what_does_not_repeat_is_not_published(bench: StudyBench, then: dict[str
     failures = [trial.failure.message for trial in bench.trials if trial.failure is not None]
     assert failures
     assert all(text.startswith("not reproduced: ") for text in failures)
+
+
+def test_a_slow_replay_is_tried_again_in_the_same_run(bench: StudyBench) -> None:
+    bench.rule({"slower": 1.5}, first=1, rung="replay")
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert any("replayed once more, not reproduced: latency" in note for note in outcome.notes)
+    (replayed, *_) = [trial for trial in bench.trials if trial.rung == "replay"]
+    assert replayed.measurement is not None
+    assert replayed.plan == outcome.best.plan
+
+
+def replays_of(bench: StudyBench, kind: str) -> list[str]:
+    """Plans of replays that failed so, in order."""
+    replays = [trial for trial in bench.trials if trial.rung == "replay"]
+    return [t.plan.digest for t in replays if t.failure is not None and t.failure.kind == kind]
+
+
+def test_replays_that_failed_by_their_times_are_tried_again_on_resuming_once(
+    bench: StudyBench,
+) -> None:
+    bench.rule({"slower": 1.5}, rung="replay")
+    assert not bench.run().published
+    assert bench.study().status == "interrupted"
+    missed = replays_of(bench, "timing")
+    assert missed
+    assert not bench.run().published
+    assert sorted(replays_of(bench, "timing")) == sorted(2 * missed)
+    assert bench.study().status == "finished"
+
+
+def test_a_busy_machine_costs_no_proof_once_it_is_calm(bench: StudyBench) -> None:
+    bench.rule({"slower": 1.5}, rung="replay")
+    assert not bench.run().published
+    missed = replays_of(bench, "timing")
+    bench.rules.clear()
+    best = bench.run().best
+    assert best is not None
+    assert best.plan.digest in missed
+    assert bench.study().status == "finished"
+
+
+def test_a_replay_that_failed_of_substance_is_not_tried_again(bench: StudyBench) -> None:
+    bench.rule({"layers": 9, "slower": 1.5}, rung="replay")
+    first = bench.run()
+    assert not first.published
+    assert not replays_of(bench, "timing")
+    assert bench.study().status == "finished"
 
 
 def test_a_cache_without_hits_is_dropped_with_a_note(bench: StudyBench) -> None:

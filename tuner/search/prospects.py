@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from registry.record import Measurement
-from tuner.gate import replay_problems
+from tuner.gate import compare_replay
 from tuner.objective import Judge, Score, start_up_s
 from tuner.search.entry import Entry
 from tuner.search.ledger import STEP_RUNGS, Ledger
@@ -201,7 +201,7 @@ class Prospects:
         again = self._ledger.measurement("replay", entry.digest)
         if proved is None or again is None:
             return None
-        problems = replay_problems(proved, again)
+        problems = compare_replay(proved, again).problems
         return f"replay: {'; '.join(problems)}" if problems else None
 
     def _known_too_large(self, entry: Entry) -> bool:

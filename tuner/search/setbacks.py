@@ -81,8 +81,9 @@ class Setbacks:
 
     @cached_property
     def _blamed(self) -> tuple[tuple[Trial, frozenset[str]], ...]:
-        """Failures other than of memory or picture, with the choices that worked nowhere else."""
-        beside = ("out_of_memory", "rejected_quality")
+        """Failures other than of memory, picture or times, with the choices that worked nowhere
+        else."""
+        beside = ("out_of_memory", "rejected_quality", "timing")
         failed = [trial for trial in self._failed if kind(trial) not in beside]
         return tuple(
             (t, self._entries[t.plan.digest].tried_together - self._worked) for t in failed
