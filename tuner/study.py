@@ -33,10 +33,9 @@ from tuner.request import StudyOutcome, StudyRequest
 from tuner.runner import Runner
 from tuner.search import Proposal, Proven, Search
 from tuner.space import Survey
+from tuner.study_folder import STUDY_FOLDER, collect_abandoned, working_in
 
 __all__ = ["StudyOutcome", "StudyRequest", "run_study"]
-
-STUDY_FOLDER = "studies"
 
 
 def run_study(
@@ -53,8 +52,8 @@ def run_study(
     """Find, prove and publish the plans that answer `request` on this machine.
 
     Raises NothingFits (naming the smallest budget that would do); TrialFailed where the model
-    itself or no baseline can run; Interrupted or
-    KeyboardInterrupt when stopped: then the study is marked interrupted, nothing of it is
+    itself or no baseline can run; DeviceBusy where another run is at this very study; Interrupted
+    or KeyboardInterrupt when stopped: then the study is marked interrupted, nothing of it is
     published, and the same request continues it.
     """
     time_limit = TimeLimit(clock, request.time_limit_s)
@@ -85,8 +84,10 @@ def run_study(
         now=clock.now(),
     )
     desk = desk_at(settings.cache_dir / STUDY_FOLDER / row.id)
-    study = _Study(row, inventory, planning, desk, registry, keys, clock, time_limit, listener)
-    return study.run()
+    with working_in(desk.folder, clock.now()):
+        collect_abandoned(desk.folder.parent, registry, clock.now())
+        study = _Study(row, inventory, planning, desk, registry, keys, clock, time_limit, listener)
+        return study.run()
 
 
 class _Study:
