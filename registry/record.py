@@ -162,7 +162,11 @@ class ArtifactRef(Frozen):
 
 class Trial(Frozen):
     """One candidate tried at one rung, as kept in a study. Exactly one of `measurement` and
-    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why)."""
+    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why).
+
+    `hidden_s` of its worker's start passed while the trial before it ran; they are not in
+    `duration_s`, and are in the measurement's `start_s`.
+    """
 
     rung: Rung
     plan: Plan
@@ -173,6 +177,7 @@ class Trial(Frozen):
     dropped: str | None = None
     started_at: datetime
     duration_s: float = 0.0
+    hidden_s: float = 0.0
     log: ArtifactRef | None = None
 
 

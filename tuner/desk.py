@@ -167,6 +167,7 @@ class TrialDesk:
             quality=self._quality(job, result) if result and failure is None else None,
             started_at=started_at,
             duration_s=outcome.duration_s,
+            hidden_s=outcome.hidden_s,
             log=self._clean(outcome, keep=keep),
         )
         return Finished(trial, result)

@@ -3,6 +3,9 @@
 The parent writes one job as JSON to the worker's standard input; the worker writes events, one
 JSON object a line, to an inherited descriptor whose number is in `TUNER_EVENT_FD`. Standard output
 and error belong to libraries and go to the trial's log.
+
+A worker may be started ahead of its job, with the argument `AHEAD`: it imports what all jobs need,
+writes a `Ready`, waits on standard input for the one line of a `Handover`, and goes on as any.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from registry.workload import ModelRef, Workload
 
 PROTOCOL = 1
 EVENT_FD_VARIABLE = "TUNER_EVENT_FD"
+AHEAD = "--ahead"
 
 
 class ModelSpec(Frozen):
@@ -89,8 +93,26 @@ Job = Annotated[InventoryJob | TrialJob | EnvironmentJob, Field(discriminator="k
 JOB = TypeAdapter[InventoryJob | TrialJob | EnvironmentJob](Job)
 
 
+class Handover(Frozen):
+    """The job of a worker that was started ahead: a file in its folder. `environment` is what the
+    plan adds to the environment it was started with. It was held up for `paused_s` as it
+    imported."""
+
+    job: str
+    environment: FrozenMapping[str]
+    paused_s: float
+
+
+class Ready(Frozen):
+    """All is imported, and nothing done that a job could undo: CUDA was not opened."""
+
+    event: Literal["ready"] = "ready"
+    protocol: int = PROTOCOL
+
+
 class Hello(Frozen):
-    """The first event of every worker. `host_baseline_bytes` is its PSS after imports."""
+    """The first event of every worker. `host_baseline_bytes` is its PSS after imports. `import_s`
+    is by the worker's own clock, from its start until all was imported."""
 
     event: Literal["hello"] = "hello"
     protocol: int = PROTOCOL

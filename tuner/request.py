@@ -73,7 +73,8 @@ class StudyRequest:
 @dataclass(frozen=True)
 class StudyOutcome:
     """How a study ended. `published` are record ids, best first; `best` is the first of them.
-    `untried` are one-line labels of what was not measured; `notes` are for people."""
+    `untried` are one-line labels of what was not measured; `notes` are for people. `hidden_s` of
+    starting workers passed while other trials ran, over all runs of the study."""
 
     study_id: str
     published: tuple[str, ...]
@@ -82,3 +83,4 @@ class StudyOutcome:
     trials: int
     untried: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    hidden_s: float = 0.0

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from registry.errors import DeviceError
 from registry.plan import ProcessOptions
-from registry.record import Failure
 from tuner import endings, host
 from tuner.config import load_settings
 from tuner.detect import Detection
-from tuner.device import open_gpu_monitor
-from tuner.endings import Exit
+from tuner.device import GpuMonitor, open_gpu_monitor
 from tuner.event_stream import AnyEvent
-from tuner.foreign import witness_for
+from tuner.foreign import Witness, witness_for
 from tuner.locks import DeviceLock
 from tuner.measured import complete
 from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
+from tuner.outcome import Outcome, failure_of, not_started
 from tuner.processes import ProcessTree, adopting_orphans, end_left_behind
-from tuner.protocol import EnvironmentJob, Hello, InventoryJob, Result, TrialJob
+from tuner.protocol import EnvironmentJob, InventoryJob, TrialJob
 from tuner.sampler import Sample, Sampler
 from tuner.signals import sigterm_interrupts
 from tuner.spawn import LOG_FILE, Worker, start_worker, worker_environment, write_job
+from tuner.standby import Ahead
 from tuner.watch import Limits, Watch
 
 __all__ = ["Limits", "Outcome", "Runner"]
@@ -42,23 +44,26 @@ KILL_GRACE_S = 3.0
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Exactly one of `result` and `failure` is set.
+class _Asked:
+    """One job, and who hears of it."""
 
-    `log_path` holds what the worker and its libraries printed, `job.json` beside it what was asked;
-    the folder is the caller's to remove. Growth is over the device's level at the start (GPU) or
-    the worker's baseline (CPU); `host_peak_bytes` is the PSS of the worker's tree, compilers apart.
-    `contaminated` says what others did on the device meanwhile, if anything.
-    """
+    job: AnyJob
+    limits: Limits
+    on_event: Callable[[AnyEvent], None] | None
+    on_sample: Callable[[Sample], None] | None
 
-    result: Result | None
-    failure: Failure | None
-    hello: Hello | None
-    duration_s: float
-    log_path: Path
-    device_growth_peak_bytes: int
-    host_peak_bytes: int
-    contaminated: str | None = None
+    @property
+    def job_json(self) -> bytes:
+        return self.job.model_dump_json().encode()
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The device and the machine before the worker takes anything of them."""
+
+    monitor: GpuMonitor | None
+    witness: Witness
+    oom_kills: int
 
 
 class Runner:
@@ -66,7 +71,8 @@ class Runner:
 
     `python` is the interpreter that runs trials. `lock`, if given, must be held; every worker
     inherits it. `environ` is what workers inherit, by default the environment as configured.
-    `worker_command` replaces `python -m tuner.pipeline.worker`.
+    `worker_command` replaces `python -m tuner.pipeline.worker`. With `ahead` the next worker is
+    started while one runs; then `close` must be called before the lock is released.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Runner:
         nvml: Callable[[], Nvml] = open_nvml,
         clock: Callable[[], float] = time.monotonic,
         kill_grace_s: float = KILL_GRACE_S,
+        ahead: bool = False,
     ) -> None:
         self._python = python
         self._detection = detection
@@ -91,6 +98,8 @@ class Runner:
         self._nvml = nvml
         self._clock = clock
         self._kill_grace_s = kill_grace_s
+        common = self._environment_of(EnvironmentJob())
+        self._ahead = Ahead(self._scratch_dir, common, self._start_ahead, clock) if ahead else None
 
     def run(
         self,
@@ -110,44 +119,74 @@ class Runner:
         end_left_behind()
         try:
             with adopting_orphans(), sigterm_interrupts():
-                return self._run(job, limits, on_event, on_sample)
+                return self._run(_Asked(self._addressed(job), limits, on_event, on_sample))
         except NvmlUnavailable as error:
             raise DeviceError(error.message, hint=error.hint) from error
 
-    def _run(
-        self,
-        job: AnyJob,
-        limits: Limits,
-        on_event: Callable[[AnyEvent], None] | None,
-        on_sample: Callable[[Sample], None] | None,
+    def close(self) -> None:
+        """Ends the worker that was started ahead, if there is one. Jobs may follow all the same."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _run(self, asked: _Asked) -> Outcome:
+        started_s, environment = self._clock(), self._environment_of(asked.job)
+        before = self._look()
+        standby = self._ahead.taken(environment) if self._ahead is not None else None
+        if standby is not None and self._ahead is not None:
+            waited_s = self._clock() - started_s
+            begin = partial(standby.hand_over, asked.job_json, environment)
+            outcome = self._watched(asked, standby.worker, before, started_s, begin)
+            if outcome.hello is not None:
+                hidden_s = max(0.0, outcome.hello.import_s - waited_s)
+                return replace(outcome, hidden_s=hidden_s)
+            self._ahead.failed()
+            shutil.rmtree(standby.worker.folder, ignore_errors=True)
+            before = self._look()
+        return self._run_fresh(asked, environment, before, started_s)
+
+    def _run_fresh(
+        self, asked: _Asked, environment: Mapping[str, str], before: _Before, started_s: float
     ) -> Outcome:
         trial_id = secrets.token_hex(8)
         folder = self._scratch_dir / f"trial-{trial_id}"
-        write_job(folder, self._addressed(job).model_dump_json().encode())
-        monitor = open_gpu_monitor(self._detection, nvml=self._nvml)
-        witness, oom_kills, started_s = witness_for(monitor), host.oom_kills(), self._clock()
+        write_job(folder, asked.job_json)
         try:
-            worker = self._start(job, folder, trial_id)
+            worker = self._start(folder, trial_id, environment)
         except OSError as error:
-            return _not_started(endings.cannot_start(self._python, error), folder)
-        with self._ending(worker, trial_id) as tree:
-            sampler = Sampler(tree, monitor, self._clock)
+            return not_started(endings.cannot_start(self._python, error), folder / LOG_FILE)
+        return self._watched(asked, worker, before, started_s)
+
+    def _watched(
+        self,
+        asked: _Asked,
+        worker: Worker,
+        before: _Before,
+        started_s: float,
+        begin: Callable[[], None] = lambda: None,
+    ) -> Outcome:
+        """Watches the worker to its end. `begin` gives it its job where it has none yet: not before
+        the device's level is known."""
+        with self._ending(worker) as tree:
+            sampler = Sampler(tree, before.monitor, self._clock, self._shared_bytes)
             watch = Watch(
                 worker,
-                limits,
+                asked.limits,
                 sampler,
                 self._clock,
-                on_event=on_event,
-                on_sample=on_sample,
-                cap_device=monitor is None,
+                on_event=partial(self._heard, asked),
+                on_sample=asked.on_sample,
+                cap_device=before.monitor is None,
             )
+            begin()
             watch.until_end()
             if watch.stop is not None and watch.stop.kind == "out_of_memory":
                 tree.end(0)
-        contaminated = witness.verdict()
+        contaminated = before.witness.verdict()
         return Outcome(
             result=complete(watch.result, sampler, self._detection, contaminated),
-            failure=self._failure(watch, worker, oom_killed=host.oom_kills() > oom_kills),
+            failure=failure_of(
+                watch, worker, self._python, oom_killed=host.oom_kills() > before.oom_kills
+            ),
             hello=watch.hello,
             duration_s=self._clock() - started_s,
             log_path=worker.log_path,
@@ -156,10 +195,23 @@ class Runner:
             contaminated=contaminated,
         )
 
+    def _look(self) -> _Before:
+        monitor = open_gpu_monitor(self._detection, nvml=self._nvml)
+        return _Before(monitor, witness_for(monitor), host.oom_kills())
+
+    def _shared_bytes(self) -> int:
+        return self._ahead.shared_bytes if self._ahead is not None else 0
+
+    def _heard(self, asked: _Asked, event: AnyEvent) -> None:
+        if self._ahead is not None:
+            self._ahead.heard(event)
+        if asked.on_event is not None:
+            asked.on_event(event)
+
     @contextmanager
-    def _ending(self, worker: Worker, trial_id: str) -> Iterator[ProcessTree]:
+    def _ending(self, worker: Worker) -> Iterator[ProcessTree]:
         """Whatever happens inside: afterwards the worker and all it started are dead."""
-        tree = ProcessTree(worker.process.pid, trial_id)
+        tree = ProcessTree(worker.process.pid, worker.trial_id)
         try:
             if self._lock is not None:
                 self._lock.note_worker(worker.process.pid)
@@ -169,23 +221,34 @@ class Runner:
             tree.end(self._kill_grace_s)
             worker.process.wait()
             os.close(worker.events)
+            if self._ahead is not None:
+                self._ahead.trial_ended()
             if self._lock is not None:
                 self._lock.note_worker(None)
 
-    def _start(self, job: AnyJob, folder: Path, trial_id: str) -> Worker:
+    def _start(
+        self, folder: Path, trial_id: str, environment: Mapping[str, str], *, ahead: bool = False
+    ) -> Worker:
         descriptor = self._lock.descriptor if self._lock is not None else None
-        trial = job if isinstance(job, TrialJob) else None
         return start_worker(
             self._command,
-            worker_environment(
-                self._environ,
-                trial.plan.process if trial else ProcessOptions(),
-                trial.compile_cache_dir if trial else None,
-                self._detection.device_uuid,
-            ),
+            environment,
             folder,
             trial_id=trial_id,
             kept_descriptors=() if descriptor is None else (descriptor,),
+            ahead=ahead,
+        )
+
+    def _start_ahead(self, folder: Path, trial_id: str, environment: Mapping[str, str]) -> Worker:
+        return self._start(folder, trial_id, environment, ahead=True)
+
+    def _environment_of(self, job: AnyJob) -> dict[str, str]:
+        trial = job if isinstance(job, TrialJob) else None
+        return worker_environment(
+            self._environ,
+            trial.plan.process if trial else ProcessOptions(),
+            trial.compile_cache_dir if trial else None,
+            self._detection.device_uuid,
         )
 
     def _addressed(self, job: AnyJob) -> AnyJob:
@@ -194,35 +257,3 @@ class Runner:
             return job
         index = None if self._detection.device_uuid is None else 0
         return job.model_copy(update={"device_index": index})
-
-    def _failure(self, watch: Watch, worker: Worker, *, oom_killed: bool) -> Failure | None:
-        if watch.result is not None:
-            return None
-        if watch.failure is not None:
-            return Failure(kind=watch.failure.kind, message=watch.failure.message)
-        if watch.other_protocol is not None:
-            return endings.other_protocol(self._python, watch.other_protocol)
-        if watch.stop is not None:
-            return Failure(kind=watch.stop.kind, message=watch.stop.message)
-        return endings.classify_exit(
-            Exit(
-                code=worker.process.returncode,
-                log=endings.read_tail(worker.log_path),
-                python=self._python,
-                greeted=watch.hello is not None,
-                phase=watch.phase,
-                oom_killed=oom_killed,
-            )
-        )
-
-
-def _not_started(failure: Failure, folder: Path) -> Outcome:
-    return Outcome(
-        result=None,
-        failure=failure,
-        hello=None,
-        duration_s=0.0,
-        log_path=folder / LOG_FILE,
-        device_growth_peak_bytes=0,
-        host_peak_bytes=0,
-    )

@@ -35,14 +35,22 @@ class Sampler:
     With a GPU `monitor` the device's growth is counted from the level at creation. Without one
     (CPU) it is the tree's PSS over the baseline given to `begin`, and nothing before it.
 
+    `beside` weighs what a process outside the tree shares with it, which the tree would hold alone
+    without that process.
+
     Between two weighings the kernel's own high-water mark of the worker catches short peaks: no
     peak is lost but in the last instants before the end.
     """
 
     def __init__(
-        self, tree: ProcessTree, monitor: DeviceMonitor | None, clock: Callable[[], float]
+        self,
+        tree: ProcessTree,
+        monitor: DeviceMonitor | None,
+        clock: Callable[[], float],
+        beside: Callable[[], int] = lambda: 0,
     ) -> None:
         self._tree = tree
+        self._beside = beside
         self._monitor = monitor
         self._clock = clock
         self.device_level_bytes = monitor.used_bytes() if monitor else 0
@@ -99,7 +107,7 @@ class Sampler:
     def _weigh(self) -> None:
         start_s = self._clock()
         resident = resident_memory(self._tree.root_pid)
-        self._host_bytes = self._tree.memory_bytes()
+        self._host_bytes = self._tree.memory_bytes() + self._beside()
         if resident is not None:
             self._resident_then_bytes = resident.now_bytes
         self._note_host(self._host_bytes)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from registry.errors import TrialFailed
 from registry.plan import ProcessOptions
 from tuner.processes import PARENT_VARIABLE, TRIAL_VARIABLE
-from tuner.protocol import EVENT_FD_VARIABLE
+from tuner.protocol import AHEAD, EVENT_FD_VARIABLE
 
 # Left over from the user's shell, these would change what a plan alone should decide.
 DROPPED_PREFIXES = ("TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCHAO_AUTOTUNER_", "TORCH_COMPILE_")
@@ -42,6 +44,11 @@ class Worker:
     process: subprocess.Popen[bytes]
     events: int
     log_path: Path
+    trial_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.log_path.parent
 
 
 def worker_environment(
@@ -69,7 +76,7 @@ def worker_environment(
 def write_job(folder: Path, job_json: bytes) -> None:
     """A file and not a pipe: a worker that never reads cannot block us. Raises TrialFailed."""
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / JOB_FILE).write_bytes(job_json)
     except OSError as error:
         raise TrialFailed(
@@ -85,13 +92,15 @@ def start_worker(
     *,
     trial_id: str,
     kept_descriptors: Iterable[int] = (),
+    ahead: bool = False,
 ) -> Worker:
     """Starts `command` in a session of its own, with the job in `folder` as its standard input.
+    With `ahead` there is no job yet: its standard input is a pipe.
 
     The worker starts in `folder`, so that no module of the user's current folder shadows one of its
     own. Must be called from a thread that lives as long as the worker. Raises OSError.
     """
-    job_path, log_path = folder / JOB_FILE, folder / LOG_FILE
+    log_path = folder / LOG_FILE
     events, worker_end = os.pipe()
     os.set_blocking(events, False)
     variables = {
@@ -100,9 +109,9 @@ def start_worker(
         PARENT_VARIABLE: str(os.getpid()),
     }
     try:
-        with job_path.open("rb") as job, log_path.open("wb") as log:
+        with _job_of(folder, ahead=ahead) as job, log_path.open("wb") as log:
             process = subprocess.Popen(
-                command,
+                [*command, AHEAD] if ahead else command,
                 stdin=job,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -116,7 +125,16 @@ def start_worker(
         raise
     finally:
         os.close(worker_end)
-    return Worker(process, events, log_path)
+    return Worker(process, events, log_path, trial_id)
+
+
+@contextmanager
+def _job_of(folder: Path, *, ahead: bool) -> Iterator[IO[bytes] | int]:
+    if ahead:
+        yield subprocess.PIPE
+        return
+    with (folder / JOB_FILE).open("rb") as job:
+        yield job
 
 
 def _is_dropped(name: str) -> bool:

@@ -176,7 +176,14 @@ class _Study:
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
         self._status = self._end_status(bool(records))
         notes = self._journal.notes
-        summary = {"records": len(records), "untried": len(idle), "notes": list(notes)}
+        trials = self._registry.trials(self._row.id)
+        hidden_s = sum(trial.hidden_s for trial in trials)
+        summary = {
+            "records": len(records),
+            "untried": len(idle),
+            "notes": list(notes),
+            "start_up_hidden_s": hidden_s,
+        }
         end = StudyEnd(self._row.id, self._status, summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)
         return StudyOutcome(
@@ -184,7 +191,8 @@ class _Study:
             published=published,
             best=records[0] if records else None,
             baseline=baseline.measurement,
-            trials=len(self._registry.trials(self._row.id)),
+            trials=len(trials),
+            hidden_s=hidden_s,
             untried=tuple(f"{label}: {reason}" for label, reason in idle),
             notes=notes,
         )

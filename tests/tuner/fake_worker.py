@@ -45,8 +45,10 @@ GENEROUS = Limits(wall_s=60, progress_s=60)
 
 PRELUDE = """\
 import json, os, signal, subprocess, sys, time
-job = json.load(sys.stdin)
 events = int(os.environ["TUNER_EVENT_FD"])
+ahead = "--ahead" in sys.argv
+if not ahead:
+    job = json.load(sys.stdin)
 def write(data):
     os.write(events, data)
 def say(event):
@@ -64,6 +66,25 @@ def tell(name, text):
     with open(os.path.join(NOTES, name + ".part"), "w") as file:
         file.write(str(text))
     os.rename(os.path.join(NOTES, name + ".part"), os.path.join(NOTES, name))
+def until_noted(name):
+    while not os.path.exists(os.path.join(NOTES, name)):
+        time.sleep(0.01)
+def ready():
+    say({"event": "ready", "protocol": HELLO["protocol"]})
+def receive():
+    global job
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    handover = json.loads(line)
+    os.environ.update(handover["environment"])
+    with open(handover["job"]) as file:
+        job = json.load(file)
+"""
+AHEAD = """
+if ahead:
+    ready()
+    receive()
 """
 
 
@@ -77,19 +98,19 @@ class Bench:
     def notes(self) -> Path:
         return self.folder / "notes"
 
-    def script(self, body: str) -> Path:
-        """The worker's file. `body` may use what the prelude defines."""
+    def script(self, body: str, ahead: str = AHEAD) -> Path:
+        """The worker's file. `body` may use what the prelude defines; before it comes `ahead`."""
         self.notes.mkdir(exist_ok=True)
         hello = Hello(
             tuner_version="0.1.0", environment=ENVIRONMENT, host_baseline_bytes=0, import_s=0.0
         )
         values = f"HELLO = json.loads({hello.model_dump_json()!r})\nNOTES = {str(self.notes)!r}\n"
         path = self.folder / "worker.py"
-        path.write_text(PRELUDE + values + textwrap.dedent(body))
+        path.write_text(PRELUDE + values + "\n".join(map(textwrap.dedent, (ahead, body))))
         return path
 
-    def runner(self, body: str, **options: Any) -> Runner:
-        command = (sys.executable, "-S", "-E", str(self.script(body)))
+    def runner(self, body: str, *, waiting: str = AHEAD, **options: Any) -> Runner:
+        command = (sys.executable, "-S", "-E", str(self.script(body, waiting)))
         settings = {"environ": {}, "worker_command": command, "kill_grace_s": 0.5, **options}
         return Runner(
             sys.executable, settings.pop("detection", CPU), settings.pop("lock", None),

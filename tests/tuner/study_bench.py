@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -60,7 +61,8 @@ class ManualClock:
 class StudyBench:
     """A machine with a registry under `root`. `rules` are the worker's (see study_worker).
 
-    The device is a GPU as far as memory goes, so that peaks are what the table says.
+    The device is a GPU as far as memory goes, so that peaks are what the table says. With `ahead`
+    workers are started ahead of their jobs; each says that it took `import_s` to start.
     """
 
     root: Path
@@ -70,6 +72,8 @@ class StudyBench:
     nvml: FakeNvml = field(default_factory=FakeNvml)
     clock: ManualClock = field(default_factory=ManualClock)
     events: list[StudyEvent] = field(default_factory=list)
+    ahead: bool = False
+    import_s: float = 0.0
 
     @cached_property
     def registry(self) -> Registry:
@@ -102,11 +106,12 @@ class StudyBench:
             if listener is not None:
                 listener(event)
 
-        with DeviceLock(H100.uuid, self.settings.locks_dir) as lock:
+        lock = DeviceLock(H100.uuid, self.settings.locks_dir)
+        with lock, closing(self.runner(lock)) as runner:
             return run_study(
                 self.request(**changes),
                 registry=self.registry,
-                runner=self.runner(lock),
+                runner=runner,
                 detection=self.detection,
                 settings=self.settings,
                 keys=SigningKeys(self.settings.config_dir),
@@ -124,6 +129,7 @@ class StudyBench:
             worker_command=(sys.executable, "-S", "-E", str(SCRIPT), str(self.write_table())),
             nvml=self.nvml,
             kill_grace_s=0.5,
+            ahead=self.ahead,
         )
 
     def write_table(self) -> Path:
@@ -131,7 +137,7 @@ class StudyBench:
             tuner_version="0.1.0",
             environment=self.environment,
             host_baseline_bytes=0,
-            import_s=0.0,
+            import_s=self.import_s,
         )
         table = {
             "hello": hello.model_dump(mode="json"),

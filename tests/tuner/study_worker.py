@@ -34,7 +34,8 @@ def say(event: dict[str, Any]) -> None:
 def main() -> None:
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     table_path = Path(sys.argv[1])
-    table, job = json.loads(table_path.read_text()), json.load(sys.stdin)
+    job = received() if "--ahead" in sys.argv else json.load(sys.stdin)
+    table = json.loads(table_path.read_text())
     facts = facts_of(job)
     with table_path.with_name("jobs.jsonl").open("a") as jobs:
         jobs.write(json.dumps({"facts": facts, "plan": job.get("plan")}) + "\n")
@@ -51,6 +52,15 @@ def main() -> None:
         say({"event": "inventory_result", "inventory": table["inventory"]})
     else:
         say(trial_result(job, facts, answer))
+
+
+def received() -> Any:
+    """The job of a worker that was started ahead of it, as soon as there is one."""
+    say({"event": "ready"})
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    return json.loads(Path(json.loads(line)["job"]).read_text())
 
 
 def holds(rule: dict[str, Any], facts: dict[str, Any], noted: Path) -> bool:

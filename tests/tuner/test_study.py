@@ -11,6 +11,7 @@ from registry.errors import NothingFits, TrialFailed
 from registry.workload import Shape
 from tests.tuner import flux
 from tests.tuner.study_bench import GB, SQUARE, ManualClock, StudyBench, keys_of
+from tests.tuner.test_runner import our_children
 from tuner.events import (
     BestChanged,
     Note,
@@ -382,3 +383,27 @@ def test_foreign_load_marks_the_figures(bench: StudyBench) -> None:
     assert best.measurement.contaminated == (
         "others held 2.0 GiB of the device before the trial started"
     )
+
+
+def test_starts_of_workers_are_hidden_behind_trials_and_counted(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, ahead=True, import_s=100.0)
+    outcome = bench.run()
+    first, *others = bench.trials
+    assert all(trial.hidden_s > 0.0 for trial in (first, *others)), "the inventory came before"
+    assert outcome.hidden_s == sum(trial.hidden_s for trial in bench.trials)
+    summary = bench.study().summary
+    assert summary is not None
+    assert summary["start_up_hidden_s"] == outcome.hidden_s
+    assert [event.trial.hidden_s for event in bench.heard(TrialFinished)] == [
+        trial.hidden_s for trial in bench.trials
+    ]
+    assert bench.leftovers() == []
+
+
+def test_an_interrupted_study_leaves_no_waiting_worker(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, ahead=True)
+    before = our_children()
+    interrupted_after(bench, 3)
+    assert our_children() <= before
+    assert [path for path in bench.leftovers() if "trial-" in str(path)] == []
+    assert bench.run().best is not None

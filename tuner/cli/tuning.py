@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from tuner.report.progress import RunState
 from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
 from tuner.runner import Limits, Runner
 from tuner.shapes import Size, require_factor, shapes_of
+from tuner.standby import standby_pays
 from tuner.study import run_study
 from tuner.units import format_bytes
 
@@ -101,11 +103,19 @@ def tune(options: RunOptions) -> int:
     with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
         python = str(options.python or sys.executable)
         scratch_dir = emptied(settings.scratch_dir / lock.path.stem)
-        runner = Runner(python, detection, lock, scratch_dir, environ=settings.environ)
-        if options.python is not None:
-            detection = as_seen_by_worker(runner, detection)
-        place = Workplace(settings, detection, registry, runner, SystemClock())
-        outcomes_ = [_watched(place, request, options) for request in requests]
+        runner = Runner(
+            python,
+            detection,
+            lock,
+            scratch_dir,
+            environ=settings.environ,
+            ahead=standby_pays(detection),
+        )
+        with closing(runner):
+            if options.python is not None:
+                detection = as_seen_by_worker(runner, detection)
+            place = Workplace(settings, detection, registry, runner, SystemClock())
+            outcomes_ = [_watched(place, request, options) for request in requests]
     _print(outcomes_, options)
     return 0 if all(outcome.published for outcome in outcomes_) else NOTHING_PROVED
 

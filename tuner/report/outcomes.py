@@ -14,6 +14,7 @@ from tuner.labels import describe
 from tuner.report.records import comparison, quality_text, speedup_text
 from tuner.report.tables import facts
 from tuner.request import StudyOutcome
+from tuner.units import format_seconds
 
 UNTRIED_LINES = 5
 
@@ -28,6 +29,7 @@ def as_data(outcome: StudyOutcome) -> dict[str, Any]:
         "speedup": None if best is None else best.speedup,
         "baseline": outcome.baseline and outcome.baseline.model_dump(mode="json"),
         "trials": outcome.trials,
+        "start_up_hidden_s": outcome.hidden_s,
         "untried": list(outcome.untried),
         "notes": list(outcome.notes),
     }
@@ -52,10 +54,16 @@ def _winner(best: TuningRecord, outcome: StudyOutcome) -> Iterator[RenderableTyp
             "Speed-up": speedup_text(best),
             "Quality": quality_text(best.quality),
             "Record": f"{short(best.id)}" + (f" and {others} more" if others else ""),
-            "Study": f"{short(outcome.study_id)}, {outcome.trials} trials",
+            "Study": f"{short(outcome.study_id)}, {outcome.trials} trials{_hidden(outcome)}",
         }
     )
     yield comparison(best)
+
+
+def _hidden(outcome: StudyOutcome) -> str:
+    if not outcome.hidden_s:
+        return ""
+    return f", {format_seconds(outcome.hidden_s)} of starting workers hidden behind them"
 
 
 def _untried(untried: tuple[str, ...]) -> Iterator[RenderableType]:

@@ -52,8 +52,9 @@ class Durations:
         with what is compiled. At the rungs after it compiled graphs are found in a cache."""
         if measured.latency_s is None:
             return trial.duration_s * trial_cost(entry.plan) / trial_cost(trial.plan)
-        spent_s = min(trial.duration_s, measured.start_s + measured.load_s)
-        fixed_s = measured.start_s + _load_s(trial, measured, entry)
+        start_s = max(0.0, measured.start_s - trial.hidden_s)
+        spent_s = min(trial.duration_s, start_s + measured.load_s)
+        fixed_s = start_s + _load_s(trial, measured, entry)
         requests = (trial.duration_s - spent_s) / measured.latency_s
         first_s = measured.shapes[0].first_call_s if compile_s(trial.plan) else 0.0
         requests = max(0.0, requests - first_s / measured.latency_s)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,21 @@ from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import FLUX, PROMPT, WORKLOAD, difference, picture, plan
 from tuner.detect import detect
 from tuner.models import resolve_model
+from tuner.nvml import open_nvml
 from tuner.pipeline import apply as engine
 from tuner.pipeline.quantize import layer_types, quantize_layer
 from tuner.protocol import ModelSpec, TrialJob, TrialResult
-from tuner.runner import Limits, Runner
+from tuner.runner import WORKER_MODULE, Limits, Runner
+from tuner.spawn import start_worker, worker_environment
+from tuner.standby import Standby
 
 pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).parents[3]
 GB = 10**9
 NAMES = ("transformer", "text_encoder", "text_encoder_2", "vae")
+NOTHING_BYTES = 32 * 2**20
+"""Far less than a context; the driver's own use moves by a little."""
 ROUNDING = 0.02
 """Two bfloat16 pictures of one plan differ by this much where kernels do."""
 
@@ -182,3 +189,37 @@ def test_attention_on_cudnn() -> None:
     wanted = picture(loaded(plan(dtype="bfloat16")))
     pipe = loaded(plan(dtype="bfloat16", attention_backend="_native_cudnn"))
     assert difference(picture(pipe), wanted) < 0.1
+
+
+def test_a_worker_started_ahead_leaves_the_gpu_alone(scratch: Path) -> None:
+    """Ready with everything imported, it holds nothing there; then it runs its job, whose allocator
+    setting comes with it."""
+    detection = detect()
+    assert detection.device_uuid is not None
+    nvml, uuid = open_nvml(), detection.device_uuid
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environ |= {"HOME": str(scratch), "HF_HUB_OFFLINE": "1"}
+    folder = scratch / "ahead"
+    folder.mkdir()
+    common = worker_environment(environ, ProcessOptions(), None, uuid)
+    chosen = plan(dtype="bfloat16").model_copy(
+        update={"process": ProcessOptions(expandable_segments=True)}
+    )
+    asked = job(FLUX, chosen, scratch, 4 * GB).model_copy(update={"device_index": 0})
+    before = nvml.used_bytes(uuid)
+    command = (sys.executable, "-m", WORKER_MODULE)
+    worker = start_worker(command, common, folder, trial_id="ahead", ahead=True)
+    standby = Standby(worker, common, time.monotonic)
+    try:
+        assert standby.becomes_ready(), worker.log_path.read_text()[-4000:]
+        assert nvml.used_bytes(uuid) <= before + NOTHING_BYTES
+        needed = worker_environment(environ, chosen.process, asked.compile_cache_dir, uuid)
+        assert standby.suits(needed)
+        standby.hand_over(asked.model_dump_json().encode(), needed)
+        with os.fdopen(os.dup(worker.events), "rb") as events:
+            os.set_blocking(events.fileno(), True)
+            said = [json.loads(line) for line in events]
+        assert said[-1]["event"] == "trial_result", (said[-1], worker.log_path.read_text()[-4000:])
+        assert said[-1]["measurement"]["memory"]["outside_allocator_bytes"] > 0
+    finally:
+        standby.end()

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.tuner.pipeline.tiny import FLUX, PROMPT, WORKLOAD, plan, quantized, s
 from tuner.models import resolve_model
 from tuner.pipeline.inventory import take_inventory
 from tuner.protocol import (
+    EnvironmentJob,
     InventoryJob,
     InventoryResult,
     TrialJob,
@@ -46,6 +48,21 @@ def run(scratch: Path) -> Callable[..., Outcome]:
         "OMP_NUM_THREADS": "1",
     }
     return Runner(sys.executable, DETECTED, None, scratch, environ=environ).run
+
+
+def test_a_worker_started_ahead_of_its_job_is_like_any(scratch: Path) -> None:
+    """Its clock says how long the import took, and not how long it waited."""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    runner = Runner(sys.executable, DETECTED, None, scratch, environ=environ, ahead=True)
+    with closing(runner):
+        fresh = runner.run(EnvironmentJob(), LIMITS)
+        ahead = runner.run(EnvironmentJob(), LIMITS)
+    assert fresh.hello is not None
+    assert ahead.hello is not None, ahead.failure
+    assert ahead.result == fresh.result
+    assert ahead.hello.environment == fresh.hello.environment
+    assert ahead.hello.import_s > 0.0
+    assert fresh.hidden_s == 0.0
 
 
 def trial(scratch: Path, chosen: Plan, **options: Any) -> TrialJob:
