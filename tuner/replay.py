@@ -150,8 +150,7 @@ def _second_of(first: Finished, again: Finished) -> Finished:
     failure = again.trial.failure
     stands = first if failure is not None and failure.kind == "timeout" else again
     duration_s = first.trial.duration_s + again.trial.duration_s
-    update = {"duration_s": duration_s, "started_at": first.trial.started_at}
-    return replace(stands, trial=stands.trial.model_copy(update=update))
+    return replace(stands, trial=stands.trial.model_copy(update={"duration_s": duration_s}))
 
 
 def _with_cold_start(finished: Finished, cold: Finished) -> Finished:

@@ -173,6 +173,11 @@ class _Study:
         """Every proved finalist and the study's end, in one transaction."""
         self._journal.stage("publish")
         records = [self._record(proven, baseline) for proven in search.proven()]
+        for plan in search.in_doubt():
+            label = self._journal.label(plan)
+            self._journal.note(
+                f"{label}: as near the best plan as the machine drifts between trials"
+            )
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
         self._status = self._end_status(bool(records))
         notes = self._journal.notes

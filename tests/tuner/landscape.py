@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 from registry.plan import (
@@ -148,6 +148,7 @@ def trial(
     failure: FailureKind | None = None,
     verdict: Quality | None = None,
     duration_s: float | None = None,
+    after_s: float = 0.0,
 ) -> Trial:
     return Trial(
         rung=rung,
@@ -156,7 +157,7 @@ def trial(
         measurement=measured,
         failure=Failure(kind=failure, message="it failed") if failure else None,
         quality=verdict,
-        started_at=START,
+        started_at=START + timedelta(seconds=after_s),
         duration_s=DURATION_S[rung] if duration_s is None else duration_s,
     )
 

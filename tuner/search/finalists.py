@@ -27,6 +27,6 @@ def uncovered(view: Prospects, entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def ranked(view: Prospects, entries: Iterable[Entry]) -> list[tuple[Entry, Vector]]:
-    """Entries that have a vector, best score first; the winner, if among them, is the first."""
+    """Entries that have a vector, best score first; the champion, if among them, is the first."""
     known = [(entry, vector) for entry in entries if (vector := view.vector(entry)) is not None]
-    return sorted(known, key=lambda item: (item[0] is not view.winner, item[1][2], item[0].order))
+    return sorted(known, key=lambda item: (item[0] is not view.champion, item[1][2], item[0].order))

@@ -5,14 +5,16 @@ study that was killed goes on by telling them again, in any order.
 
 The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
 rung, so that something is proved early; more denoiser trials while one can still win; the new
-leader, if it changed; replay of the best; then other finalists that no plan dominates. Time too
-short for a sure proof is spent on an unsure one.
+leader, if it changed; replay of the best; then other finalists that no plan dominates, and those
+too near the best to be told from it by trials at other times. Time too short for a sure proof is
+spent on an unsure one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from registry.plan import Plan
 from registry.record import Objective, Trial
 from registry.workload import Workload
 from tuner.candidate import Candidate
@@ -80,9 +82,9 @@ class Search:
     def _order(self, stages: Stages) -> tuple[Stage, ...]:
         prove = (stages.prove, stages.replay_winner, stages.replay_others)
         if self._exhaustive:
-            return (stages.every_denoiser, stages.every_pipeline, *prove)
+            return (stages.every_denoiser, stages.every_pipeline, *prove, stages.settle)
         explored = (stages.probe, stages.prove_first, stages.explore)
-        return (*explored, *prove, stages.last_chance, stages.widen)
+        return (*explored, *prove, stages.settle, stages.last_chance, stages.widen)
 
     def best(self) -> Standing | None:
         """The best plan known so far, for a live view."""
@@ -100,6 +102,16 @@ class Search:
         """Replayed finalists that no other dominates, best first."""
         found = (self._proven(entry) for entry in uncovered(self._view, self._replayed()))
         return tuple(item for item in found if item is not None)
+
+    def in_doubt(self) -> tuple[Plan, ...]:
+        """Plans that may be as good as the first of `proven`: their trials contradict each other,
+        or the machine may have changed between them."""
+        view = self._view
+        champion = view.champion
+        if champion is None or not view.replayed(champion):
+            return ()
+        rivals = [e for e in self._entries if view.passed(e) and e is not champion]
+        return tuple(entry.plan for entry in rivals if view.in_doubt(champion, entry))
 
     def untried(self) -> tuple[Untried, ...]:
         """Candidates that nothing ran of, each with its reason, best estimate first."""
@@ -120,8 +132,7 @@ class Search:
 
     def _replayed(self) -> list[Entry]:
         """Entries that passed the gate and whose replay repeated it."""
-        replayed = [e for e in self._entries if self._ledger.measurement("replay", e.digest)]
-        return [entry for entry in replayed if self._view.passed(entry)]
+        return [entry for entry in self._entries if self._view.replayed(entry)]
 
     def _proven(self, entry: Entry) -> Proven | None:
         trial = self._ledger.get("pipeline", entry.digest)

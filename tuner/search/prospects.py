@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, reduce
 
-from registry.record import Measurement
+from registry.record import Measurement, Rung
 from tuner.gate import compare_replay
 from tuner.objective import Judge, Score, start_up_s
+from tuner.search.duel import Timing, Verdict, challenge
 from tuner.search.entry import Entry
 from tuner.search.ledger import STEP_RUNGS, Ledger
 from tuner.search.setbacks import Setbacks, as_large
@@ -127,6 +129,47 @@ class Prospects:
         """Best plan that passed the pipeline rung; of those within the noise, the simplest."""
         scored = ((entry, self.passed(entry)) for entry in self.entries)
         return simplest_best([(entry, score) for entry, score in scored if score])
+
+    @cached_property
+    def champion(self) -> Entry | None:
+        """Of the plans that were replayed the best: the one timed first, or who beat it. Until
+        there is one, the winner."""
+        replayed = [entry for entry in self.entries if self.replayed(entry)]
+        return reduce(self._better, sorted(replayed, key=self._first_timed_at), None) or self.winner
+
+    def replayed(self, entry: Entry) -> bool:
+        """Whether it passed the gate and its replay repeated it."""
+        again = self._ledger.measurement("replay", entry.digest)
+        return again is not None and self.passed(entry) is not None
+
+    def verdict(self, incumbent: Entry, challenger: Entry) -> Verdict:
+        """Of two plans that passed the gate, by all that timed whole requests of them."""
+        return challenge(self._timings(incumbent), self._timings(challenger))
+
+    def in_doubt(self, entry: Entry, rival: Entry) -> bool:
+        """Whether their trials leave open which of the two is the better; the earlier one of them
+        is the incumbent."""
+        first, second = sorted((entry, rival), key=self._first_timed_at)
+        return self.verdict(first, second) == "open"
+
+    def _better(self, champion: Entry | None, challenger: Entry) -> Entry:
+        if champion is None or self.verdict(champion, challenger) == "won":
+            return challenger
+        return champion
+
+    def _first_timed_at(self, entry: Entry) -> tuple[datetime, tuple[bool, int, int, str]]:
+        return (min(item.at for item in self._timings(entry)), entry.order)
+
+    def _timings(self, entry: Entry) -> tuple[Timing, ...]:
+        """Of whole requests. A first image counts at the pipeline rung alone: a replay finds other
+        caches."""
+        rungs: tuple[Rung, ...] = ("pipeline", "replay")
+        if self._judge.objective == "first-image":
+            rungs = rungs[:1]
+        trials = (self._ledger.get(rung, entry.digest) for rung in rungs)
+        measured = [(trial, trial.measurement) for trial in trials if trial and trial.measurement]
+        scored = [(trial, self._judge.measured(found)) for trial, found in measured]
+        return tuple(Timing(trial.started_at, score) for trial, score in scored if score)
 
     @cached_property
     def unmeasured(self) -> tuple[Entry, ...]:

@@ -23,6 +23,9 @@ SMALL_GAIN = 0.02
 """For less than this, exploring leaves time to prove a second finalist too."""
 
 MAX_FINALISTS = 4
+MAX_RIVALS = 2
+"""Plans replayed beside the champion, before those too near it to tell apart are left so."""
+
 LEANER = 0.75
 LEAST_CHANCE = 0.5
 """A plan never timed is worth proving for its memory if it needs under this share of the least, and
@@ -96,6 +99,27 @@ class Stages:
                 if proposal is not None:
                     return proposal
         return None
+
+    def settle(self, remaining_s: float | None) -> Proposal | None:
+        """A plan so near the champion that a drift of the machine between their trials may have
+        decided: its replay comes after the champion's, as its proof came before or after."""
+        champion = self._view.champion
+        if champion is None or not self._view.replayed(champion):
+            return None
+        rivals = [e for e in self._view.entries if self._is_rival(e, champion)]
+        replayed = [entry for entry in rivals if self._view.replayed(entry)]
+        if len(replayed) >= MAX_RIVALS:
+            return None
+        for entry, _ in ranked(self._view, rivals):
+            if self._view.in_doubt(champion, entry):
+                proposal = self._replay(entry, remaining_s, "as near the best as machines drift")
+                if proposal is not None:
+                    return proposal
+        return None
+
+    def _is_rival(self, entry: Entry, champion: Entry) -> bool:
+        apart = entry is not champion and entry.digest != self._view.reference
+        return apart and self._view.passed(entry) is not None
 
     def last_chance(self, remaining_s: float | None) -> Proposal | None:
         """Nothing beat the reference for certain yet, and no proof surely fits: the best plan

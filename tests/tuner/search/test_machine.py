@@ -73,10 +73,12 @@ def tell(
     verdict: Quality = GOOD,
     mad_ms: float = 0.0,
     peak_bytes: int = 10 * GB,
+    after_s: float = 0.0,
 ) -> None:
     judged = rung != "denoiser" and plan != BASE
     measured = measurement(rung, step_ms, mad_ms=mad_ms, peak_bytes=peak_bytes)
-    search.tell(trial(rung, plan, measured=measured, verdict=verdict if judged else None))
+    verdict_ = verdict if judged else None
+    search.tell(trial(rung, plan, measured=measured, verdict=verdict_, after_s=after_s))
 
 
 def ask(search: Search, remaining_s: float | None = None) -> Proposal:
@@ -561,3 +563,57 @@ def test_time_too_short_for_a_sure_proof_is_spent_on_an_unsure_one() -> None:
     proposal = ask(search, 40.0)
     assert (proposal.rung, proposal.plan, proposal.limit_s) == ("replay", FAST, 40.0)
     assert search.ask(10.0) is None
+
+
+# Finalists near each other
+
+
+def two_finalists(tensor_ms: float) -> Search:
+    """FAST at 100 ms, then TENSOR, which is replayed first if it is the faster."""
+    search = make_search({FAST: 100.0, TENSOR: 110.0})
+    for plan, step_ms, after_s in ((FAST, 100.0, 0.0), (TENSOR, tensor_ms, 100.0)):
+        tell(search, "denoiser", plan, step_ms, after_s=after_s)
+        tell(search, "pipeline", plan, step_ms, after_s=after_s + 50.0)
+    return search
+
+
+def ask_replay(search: Search, plan: Plan) -> Proposal:
+    proposal = ask(search)
+    assert (proposal.rung, proposal.plan) == ("replay", plan)
+    return proposal
+
+
+def test_a_drift_between_two_finalists_does_not_name_the_slower_one() -> None:
+    """The machine got 5% faster before TENSOR, which is 2% slower, was timed."""
+    search = two_finalists(97.0)
+    ask_replay(search, TENSOR)
+    tell(search, "replay", TENSOR, 97.0, after_s=200.0)
+    assert "drift" in ask_replay(search, FAST).reason
+    tell(search, "replay", FAST, 95.0, after_s=300.0)
+    assert search.proven()[0].plan == FAST
+    assert search.in_doubt() == (TENSOR,)
+
+
+def test_a_faster_finalist_is_named_once_both_orders_agree() -> None:
+    search = two_finalists(97.0)
+    tell(search, "replay", TENSOR, 97.0, after_s=200.0)
+    ask_replay(search, FAST)
+    tell(search, "replay", FAST, 100.0, after_s=300.0)
+    assert search.proven()[0].plan == TENSOR
+    assert search.in_doubt() == ()
+
+
+def test_no_time_leaves_near_finalists_as_they_are() -> None:
+    search = two_finalists(97.0)
+    tell(search, "replay", TENSOR, 97.0, after_s=200.0)
+    assert search.ask(10.0) is None
+    assert search.proven()[0].plan == TENSOR
+    assert search.in_doubt() == (FAST,)
+
+
+def test_finalists_far_apart_cost_no_second_look() -> None:
+    search = two_finalists(80.0)
+    tell(search, "replay", TENSOR, 80.0, after_s=200.0)
+    proposal = search.ask()
+    assert proposal is None or "drift" not in proposal.reason
+    assert search.in_doubt() == ()
