@@ -38,11 +38,14 @@ class Proof:
     value_s: float
 
     @property
-    def order(self) -> tuple[int, float, int, float]:
-        """The best kind of match, then the fastest, the smallest, the newest."""
-        peak = self.stored.record.measurement.memory.peak_vram_bytes
+    def order(self) -> tuple[int, bool, float, int, float]:
+        """The best kind of match, then figures that nobody else had a part in, then the fastest,
+        the smallest, the newest."""
+        measured = self.stored.record.measurement
         newest = -self.stored.published_at.timestamp()
-        return (MATCH_ORDER.index(self.match.kind), self.value_s, peak, newest)
+        disturbed = measured.contaminated is not None
+        kind = MATCH_ORDER.index(self.match.kind)
+        return (kind, disturbed, self.value_s, measured.memory.peak_vram_bytes, newest)
 
 
 class Proofs:

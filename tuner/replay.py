@@ -51,10 +51,13 @@ class Replayer:
 
     def replay(self, plan: Plan, estimate: Estimate, proof: Measurement | None) -> Finished:
         """Warm, from the captured compile cache if there is one; once more if only its times did
-        not repeat; then cold if time allows."""
+        not repeat or others were at work beside it; then cold if time allows."""
         finished = _held_to_proof(self._warm(plan, estimate), proof)
-        if self._worth_another(finished):
-            self._note(f"{plan.digest[:12]}: replayed once more, {_reason(finished)}")
+        doubt = self._doubt(finished.trial)
+        if doubt is not None and not self._time_for(finished):
+            self._note(f"{plan.digest[:12]}: no time to replay it once more, {doubt}")
+        elif doubt is not None:
+            self._note(f"{plan.digest[:12]}: replayed once more, {doubt}")
             again = _held_to_proof(self._warm(plan, estimate), proof)
             finished = _second_of(finished, again)
         if finished.trial.measurement is None or self.artifact(plan) is None:
@@ -82,12 +85,18 @@ class Replayer:
             return finished
         return self._run(plan, estimate, None)
 
-    def _worth_another(self, finished: Finished) -> bool:
-        """Where there is time for as long a replay again."""
-        if not _failed_by_times(finished.trial):
-            return False
+    def _doubt(self, trial: Trial) -> str | None:
+        """Why another replay may come out better; None if none would. Who shares the device has
+        said that others may be at work there."""
+        if trial.failure is not None:
+            return trial.failure.message if _failed_by_times(trial) else None
+        if trial.measurement is None or self._desk.request.share:
+            return None
+        return trial.measurement.contaminated
+
+    def _time_for(self, another: Finished) -> bool:
         remaining_s = self._time_limit.remaining_s
-        return remaining_s is None or remaining_s > finished.trial.duration_s
+        return remaining_s is None or remaining_s > another.trial.duration_s
 
     def _run(
         self, plan: Plan, estimate: Estimate, artifact: ArtifactRef | None, *, whole: bool = True
@@ -140,15 +149,14 @@ def _failed_by_times(trial: Trial) -> bool:
     return trial.failure is not None and trial.failure.kind == "timing"
 
 
-def _reason(finished: Finished) -> str:
-    failure = finished.trial.failure
-    return failure.message if failure is not None else "nothing failed"
-
-
 def _second_of(first: Finished, again: Finished) -> Finished:
-    """The second replay with the time that both took; the first where the second was cut short."""
+    """The second replay with the time that both took. The first where the second was cut short, or
+    did no better than what was proved beside others."""
     failure = again.trial.failure
-    stands = first if failure is not None and failure.kind == "timeout" else again
+    no_better = failure is not None and failure.kind in ("timeout", "timing")
+    proved = first.trial.measurement is not None
+    cut_short = failure is not None and failure.kind == "timeout"
+    stands = first if cut_short or (no_better and proved) else again
     duration_s = first.trial.duration_s + again.trial.duration_s
     return replace(stands, trial=stands.trial.model_copy(update={"duration_s": duration_s}))
 

@@ -109,6 +109,9 @@ def _caveats(proof: Proof) -> Iterator[str]:
     """What the kind of match means for the figures."""
     if not proof.stored.record.quality.calibrated:
         yield "the picture was judged with random weights, by SQNR alone"
+    contaminated = proof.stored.record.measurement.contaminated
+    if contaminated is not None:
+        yield f"the figures are not the plan's alone: {contaminated}"
     if proof.match.kind != "exact":
         yield CAVEATS[proof.match.kind]
 

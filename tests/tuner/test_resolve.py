@@ -82,6 +82,7 @@ def stored(
     ),
     host_bytes: int = 0,
     architecture: str = ARCHITECTURE,
+    contaminated: str | None = None,
 ) -> StoredRecord:
     workload = Workload(shapes=shapes)
     found = measurement("replay", step_ms, peak_bytes=peak_bytes)
@@ -89,7 +90,9 @@ def stored(
         peak_vram_bytes=peak_bytes, load_peak_vram_bytes=peak_bytes, host_peak_bytes=host_bytes
     )
     times = tuple(found.shapes[0].model_copy(update={"shape": shape}) for shape in workload.shapes)
-    measured = found.model_copy(update={"shapes": times, "memory": memory})
+    measured = found.model_copy(
+        update={"shapes": times, "memory": memory, "contaminated": contaminated}
+    )
     key = RecordKey(
         architecture=architecture,
         weights=weights,
@@ -474,3 +477,24 @@ def test_resolving_a_proved_plan_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_record_that_others_had_a_part_in_comes_after_clean_ones() -> None:
+    busy = stored(FAST, 90.0, contaminated="others held 2.0 GiB")
+    clean = stored(SLOW, 100.0)
+    answer = resolve(ask(), [busy, clean], HERE, None)
+    assert answer.plan == SLOW
+    assert not any("others" in note for note in answer.notes)
+
+
+def test_it_is_answered_where_there_is_no_other_and_says_so() -> None:
+    busy = stored(FAST, contaminated="others held 2.0 GiB")
+    answer = resolve(ask(), [busy], HERE, None)
+    assert answer.plan == FAST
+    assert "the figures are not the plan's alone: others held 2.0 GiB" in answer.notes
+
+
+def test_a_better_match_counts_for_more_than_clean_figures() -> None:
+    busy = stored(FAST, contaminated="others held 2.0 GiB")
+    tuned = stored(SLOW, weights="d" * 64)
+    assert resolve(ask(), [tuned, busy], HERE, None).plan == FAST

@@ -10,10 +10,13 @@ import pytest
 from registry.errors import NothingFits, TrialFailed
 from registry.workload import Shape
 from tests.tuner import flux
+from tests.tuner.fake_nvml import FakeNvml
 from tests.tuner.study_bench import GB, SQUARE, ManualClock, StudyBench, keys_of
 from tests.tuner.test_runner import our_children
 from tuner.events import (
     BestChanged,
+    Listener,
+    MemorySample,
     Note,
     StageStarted,
     StudyEvent,
@@ -407,3 +410,56 @@ def test_an_interrupted_study_leaves_no_waiting_worker(tmp_path: Path) -> None:
     assert our_children() <= before
     assert [path for path in bench.leftovers() if "trial-" in str(path)] == []
     assert bench.run().best is not None
+
+
+class Passing(FakeNvml):
+    """Others hold 2 GiB for as many looks at the device as are `left`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def used_bytes(self, uuid: str) -> int:
+        self.left -= 1
+        return 2 * 2**30 if self.left >= 0 else super().used_bytes(uuid)
+
+
+def others_come_with(bench: StudyBench, replays: int) -> Listener:
+    """They hold memory as each of the first so many replays begins."""
+    nvml = bench.nvml
+    assert isinstance(nvml, Passing)
+    left = [replays]
+
+    def hear(event: StudyEvent) -> None:
+        if isinstance(event, TrialStarted) and event.rung == "replay" and left[0]:
+            left[0] -= 1
+            nvml.left = 1
+
+    return hear
+
+
+def test_a_finalist_measured_beside_others_is_measured_again(tmp_path: Path) -> None:
+    bench = StudyBench(tmp_path, nvml=Passing())
+    outcome = bench.run(others_come_with(bench, 1))
+    assert outcome.best is not None
+    assert outcome.best.measurement.contaminated is None
+    assert any("replayed once more, others held 2.0 GiB" in note for note in outcome.notes)
+
+
+def test_without_time_its_figures_are_published_as_what_they_are(tmp_path: Path) -> None:
+    """The time ran out in the replay."""
+    bench = StudyBench(tmp_path, nvml=Passing())
+    come = others_come_with(bench, 1)
+    rungs = ["inventory"]
+
+    def hear(event: StudyEvent) -> None:
+        come(event)
+        if isinstance(event, TrialStarted):
+            rungs.append(str(event.rung))
+        if isinstance(event, MemorySample) and rungs[-1] == "replay":
+            bench.clock.elapsed_s = 1e6
+
+    outcome = bench.run(hear, time_limit_s=1e6)
+    assert outcome.best is not None
+    assert "others held 2.0 GiB" in (outcome.best.measurement.contaminated or "")
+    assert any("no time to replay it once more, others" in note for note in outcome.notes)
