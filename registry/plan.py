@@ -47,6 +47,7 @@ INDUCTOR_OPTIONS: dict[str, type[bool | int | str]] = {
     "conv_1x1_as_mm": bool,
     "coordinate_descent_tuning": bool,
     "coordinate_descent_check_all_directions": bool,
+    "emulate_precision_casts": bool,
     "epilogue_fusion": bool,
     "force_fuse_int_mm_with_mul": bool,
     "freezing": bool,

@@ -136,6 +136,13 @@ def large_text_encoders(inventory: ModelInventory) -> tuple[ComponentInventory, 
     return tuple(item for item in encoders if item.elements >= LARGE_SHARE * total) or encoders
 
 
+EAGER_ROUNDING = {"emulate_precision_casts": True}
+"""A denoiser compiled whole holds the embedding of timestep and guidance, which diffusers scales by
+1000 in the model's own precision: bfloat16 makes 3504 of 3500. Inductor keeps the 3500, so that the
+model is given another guidance than it is in eager mode: tiny-flux scores 8 dB against its own
+picture, and 46 dB with every rounding that eager mode does (torch 2.13, diffusers 0.42)."""
+
+
 def compilations(inventory: ModelInventory, workload: Workload | None) -> tuple[Compilation, ...]:
     """Regional before whole; several shapes compile once with dynamic sizes."""
     dynamic = True if workload is not None and len(workload.shapes) > 1 else None
@@ -150,7 +157,7 @@ def compilations(inventory: ModelInventory, workload: Workload | None) -> tuple[
         ),
     )
     whole = (
-        Compilation(scope="whole", dynamic=dynamic),
+        Compilation(scope="whole", dynamic=dynamic, inductor_options=EAGER_ROUNDING),
         Compilation(scope="whole", mode="reduce-overhead", dynamic=dynamic),
     )
     return (Compilation(), *(regional if has_blocks else regional[:1]), *whole)

@@ -17,6 +17,7 @@ from tuner.search.features import (
     features,
     picture,
     placements,
+    rounding,
 )
 from tuner.search.surrogate import with_pairs
 
@@ -30,7 +31,8 @@ class Entry:
     choices, and the pairs of them that a trial also tries.
 
     Plans of one `denoiser` have one step time. Plans of one `picture` or `denoiser_picture` make
-    the same picture but for rounding; both are None where nothing is quantized.
+    the same picture but for rounding; both are None where nothing is quantized. Plans of one
+    `rounding` have the same kernels around their quantized layers.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class Entry:
     denoiser: str
     denoiser_picture: str | None
     picture: str | None
+    rounding: str
     placements: str
     complexity: int
     estimated_s: float
@@ -67,6 +70,7 @@ def make_entry(
         denoiser=denoiser_signature(plan, denoiser),
         denoiser_picture=denoiser_picture(plan, denoiser),
         picture=picture(plan),
+        rounding=rounding(plan, denoiser),
         placements=placements(plan),
         complexity=complexity(plan),
         estimated_s=judge.estimated(plan, candidate.estimate),

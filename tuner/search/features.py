@@ -17,6 +17,9 @@ On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks
 """
 
 
+EAGER_ROUNDING = "emulate_precision_casts"
+"""The Inductor option that searches for nothing and costs no time."""
+
 DETAILS = frozenset({"skip", "min_features", "fullgraph", "dynamic", "granularity", "stream"})
 """Parts of a choice that make a plan no less simple."""
 
@@ -51,6 +54,16 @@ def denoiser_picture(plan: Plan, denoiser: str) -> str | None:
     if quantization.scheme == "none":
         return None
     return f"{plan.pipeline.dtype} {quantization!r}"
+
+
+def rounding(plan: Plan, denoiser: str) -> str:
+    """Equal for plans whose denoiser rounds alike, quantization apart: by what is compiled, by
+    what the compiled code keeps more exactly than eager mode, and by the attention kernel."""
+    component, pipeline = plan.pipeline.component(denoiser), plan.pipeline
+    compilation = component.compilation
+    kept = not compilation.inductor_options.get(EAGER_ROUNDING, False)
+    compiled = f"{compilation.scope} {kept}" if compilation.scope != "none" else "eager"
+    return f"{pipeline.dtype} {compiled} {pipeline.attention_backend}"
 
 
 def picture(plan: Plan) -> str | None:
@@ -93,7 +106,8 @@ def _compile_cost(component: ComponentPlan) -> float:
     autotune = autotune or compilation.inductor_options.get("max_autotune_gemm") is True
     if autotune:
         return COMPILE_COST[compilation.scope] * AUTOTUNE_COST
-    return COMPILE_COST[compilation.scope] * (OPTIONS_COST if compilation.inductor_options else 1.0)
+    searches = bool(compilation.inductor_options.keys() - {EAGER_ROUNDING})
+    return COMPILE_COST[compilation.scope] * (OPTIONS_COST if searches else 1.0)
 
 
 def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:

@@ -52,6 +52,8 @@ class Setbacks:
         """Why this plan is out by what others showed, None if it is not."""
         if {entry.picture, entry.denoiser_picture} & self._refused_pictures:
             return "the picture of a plan with the same quantization was rejected"
+        if entry.rounding in self._refused_roundings:
+            return "so compiled, and with this attention, even the unquantized picture was rejected"
         if any(as_large(entry, o) and same_vae(entry, o) for o in self._whole_out_of_memory):
             return "predicted as large as a plan that ran out of memory in the same places"
         broken = sorted(entry.tried_together & self._given_up)
@@ -101,19 +103,39 @@ class Setbacks:
         return frozenset(name for name, count in counts.items() if count >= FAILURES_TO_GIVE_UP)
 
     @cached_property
-    def _refused_pictures(self) -> frozenset[str]:
-        rejected = [t for rung in LADDER for t in self._ledger.at(rung) if is_rejected(t)]
-        return frozenset(name for trial in rejected for name in self._pictures(trial))
+    def _rejected(self) -> tuple[tuple[Trial, Entry], ...]:
+        found = (t for rung in LADDER for t in self._ledger.at(rung) if is_rejected(t))
+        known = ((trial, self._entries.get(trial.plan.digest)) for trial in found)
+        return tuple((trial, entry) for trial, entry in known if entry is not None)
 
-    def _pictures(self, trial: Trial) -> Iterator[str]:
-        entry = self._entries.get(trial.plan.digest)
-        if entry is None:
-            return
+    @cached_property
+    def _refused_roundings(self) -> frozenset[str]:
+        """Of plans that quantize nothing: their compilation or attention alone is to blame."""
+        return frozenset(
+            entry.rounding
+            for trial, entry in self._rejected
+            if entry.picture is None and _denoiser_failed(trial)
+        )
+
+    @cached_property
+    def _refused_pictures(self) -> frozenset[str]:
+        """A scheme is not to blame where kernels around it are."""
+        return frozenset(
+            name
+            for trial, entry in self._rejected
+            if entry.rounding not in self._refused_roundings
+            for name in self._pictures(trial, entry)
+        )
+
+    def _pictures(self, trial: Trial, entry: Entry) -> Iterator[str]:
         if entry.picture is not None:
             yield entry.picture
-        blamed = trial.quality is not None and REQUIRED in failed_metrics(trial.quality)
-        if blamed and entry.denoiser_picture is not None:
+        if _denoiser_failed(trial) and entry.denoiser_picture is not None:
             yield entry.denoiser_picture
+
+
+def _denoiser_failed(trial: Trial) -> bool:
+    return trial.quality is not None and REQUIRED in failed_metrics(trial.quality)
 
 
 def as_large(entry: Entry, failed: Entry) -> bool:

@@ -400,6 +400,37 @@ def test_a_plan_measured_over_the_budget_is_out() -> None:
     assert (proposal.rung, proposal.plan) == ("pipeline", INT8)
 
 
+WHOLE = make_plan("none", "whole", "_native_cudnn")
+WHOLE_ROW = make_plan("float8_dynamic_row", "whole", "_native_cudnn")
+WHOLE_FLASH = make_plan("none", "whole", "_native_flash")
+WHOLE_TENSOR = make_plan("float8_dynamic_tensor", "whole", "_native_cudnn")
+COMPILED_MS = {FAST: 100.0, TENSOR: 110.0, WHOLE: 130.0, WHOLE_ROW: 99.0, WHOLE_TENSOR: 98.0}
+
+
+def reasons_untried(search: Search) -> dict[Plan, str]:
+    return {item.plan: item.reason for item in search.untried()}
+
+
+def test_a_rejected_unquantized_picture_blames_how_it_was_compiled() -> None:
+    search = make_search({**COMPILED_MS, WHOLE_FLASH: 129.0})
+    tell(search, "pipeline", WHOLE, 130.0, verdict=BAD)
+    reasons = reasons_untried(search)
+    for plan in (WHOLE_ROW, WHOLE_TENSOR):
+        assert "even the unquantized picture was rejected" in reasons[plan]
+    for plan in (FAST, TENSOR, WHOLE_FLASH):
+        assert "rejected" not in reasons[plan]
+
+
+@pytest.mark.parametrize("first", [WHOLE, WHOLE_ROW], ids=["kernels", "scheme"])
+def test_a_scheme_is_cleared_once_its_kernels_are_to_blame(first: Plan) -> None:
+    """In whichever order the two are told."""
+    search = make_search(COMPILED_MS)
+    for plan in sorted((WHOLE, WHOLE_ROW), key=lambda plan: plan != first):
+        tell(search, "pipeline", plan, COMPILED_MS[plan], verdict=BAD)
+    assert "rejected" not in reasons_untried(search)[FAST]
+    assert "rejected" in reasons_untried(search)[WHOLE_TENSOR]
+
+
 def test_a_rejected_picture_takes_out_every_plan_of_that_quantization() -> None:
     search = make_search()
     for plan, step_ms in PLANS_MS.items():
