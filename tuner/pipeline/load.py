@@ -11,10 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from registry.plan import ComponentPlan, Plan
+from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.fuse import fuse
 from tuner.pipeline.quantize import is_quantizable, quantize_layer
 from tuner.pipeline.skeleton import Skeleton
+from tuner.pipeline.streaming import streamed_names
 from tuner.pipeline.weights import FusedWeights, WeightSource, component_source
 from tuner.protocol import ModelSpec
 
@@ -49,7 +50,7 @@ def materialise(
     Numbers are made and quantized on `device` whatever the placement, so that one plan gives the
     same weights placed anywhere.
     """
-    home = device if plan.placement.kind == "resident" else HOST
+    on_host = _on_host(module, plan)
     tied = _TiedParameters(module)
     layers = list(module.named_modules())
     with torch.no_grad():
@@ -58,10 +59,20 @@ def materialise(
             _fill(layer, name, source, device, tied)
             if isinstance(layer, nn.Linear) and is_quantizable(name, layer, plan.quantization):
                 quantize_layer(name, layer, plan.quantization.scheme)
-            _move(layer, home)
+            _move(layer, HOST if on_host(name) else device)
             for leaf, original in originals.items():
                 tied.note(original, layer._parameters[leaf])
             done(component, number + 1, len(layers))
+
+
+def _on_host(module: nn.Module, plan: ComponentPlan) -> Callable[[str], bool]:
+    """Whether a layer, by its name, waits on the host."""
+    placement = plan.placement
+    if not isinstance(placement, StreamedBlocks):
+        return lambda _: placement.kind != "resident"
+    streamed = streamed_names(module, placement.resident_blocks, placement.slots)
+    prefixes = tuple(f"{name}." for name in streamed)
+    return lambda name: f"{name}.".startswith(prefixes)
 
 
 class _TiedParameters:
