@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,10 +80,17 @@ def _place_one(module: nn.Module, placement: Any, device: torch.device) -> None:
 
 
 def _stream(module: nn.Module, placement: StreamedBlocks, device: torch.device) -> None:
-    try:
+    with host_memory(module):
         stream_blocks(
             module, device, resident_blocks=placement.resident_blocks, slots=placement.slots
         )
+
+
+@contextmanager
+def host_memory(module: nn.Module) -> Iterator[None]:
+    """Raises DeviceError where the host cannot hold what streams of `module`."""
+    try:
+        yield
     except HostMemoryError as error:
         raise DeviceError(f"{type(module).__name__}: {error}") from error
 

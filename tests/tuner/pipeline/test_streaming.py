@@ -296,17 +296,17 @@ def test_quantized_weights_are_taken_apart_and_put_together(scheme: Any) -> None
     block: Any = nn.Module()
     block.linear = nn.Linear(64, 32)
     quantize_layer("linear", block.linear, scheme)
-    wanted = block.linear.weight
+    wanted: Any = block.linear.weight
     tensors = BlockTensors(block)
     run = torch.zeros(tensors.size, dtype=torch.uint8)
     tensors.pack(run)
     found: Any = {name: tensor for _, name, tensor in tensors.over(run)}["weight"]
     assert type(found) is type(wanted)
-    assert isinstance(found, nn.Parameter)
     names, context = wanted.__tensor_flatten__()
     assert found.__tensor_flatten__() == (names, context)
     for name in names:
         assert torch.equal(getattr(found, name).float(), getattr(wanted, name).float())
+    assert isinstance(found, nn.Parameter)
     assert tensors.size < 64 * 32 * 2
 
 

@@ -14,11 +14,13 @@ from tuner.pipeline.streaming.engine import (
     streamed_names,
 )
 from tuner.pipeline.streaming.host import HostMemoryError
+from tuner.pipeline.streaming.packing import pack_blocks
 
 __all__ = [
     "HostMemoryError",
     "NothingToStream",
     "StreamReport",
+    "pack_blocks",
     "stream_blocks",
     "streamed_names",
 ]

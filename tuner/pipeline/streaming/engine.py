@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +13,10 @@ import torch
 from torch import nn
 
 from tuner.pipeline.streaming.lane import Lane, Slot, StreamedBlock
-from tuner.pipeline.streaming.layout import BlockTensors
 from tuner.pipeline.streaming.link import PlainLink, link_to
+from tuner.pipeline.streaming.packing import pack_blocks, packed_run
 from tuner.spread import slot_bytes, streamed_blocks
 
-LOCKING_THREADS = 4
-"""Page-locking takes about a second for each few gigabytes, and waits for the kernel."""
 STREAMED = "_streamed_block"
 """Where a streamed block's lane and weights are found in its module's `__dict__`."""
 
@@ -69,9 +66,8 @@ def stream_blocks(
     module.requires_grad_(False)
     with torch.inference_mode(mode=False), torch.no_grad():
         _move_others(module, {id(blocks[name]) for name in chosen}, device)
-        link = link_to(device)
-        lanes = _Lanes(link, {name: BlockTensors(blocks[name]) for name in chosen}, slots)
-        lanes.start()
+        pack_blocks((blocks[name] for name in chosen), device)
+        lanes = _Lanes(link_to(device), {name: blocks[name] for name in chosen}, slots)
     for block in blocks.values():
         own: Any = type(block)
         block.__class__ = _called_class(own)
@@ -186,46 +182,29 @@ def _on(tensor: torch.Tensor, device: torch.device) -> Any:
 
 
 class _Lanes:
-    """One lane for each class of streamed blocks. Weights go to the host block by block: neither
-    host nor device ever holds a second copy of more than one."""
+    """One lane for each class of streamed blocks."""
 
-    def __init__(self, link: PlainLink, tensors: dict[str, BlockTensors], slots: int) -> None:
-        self._link = link
-        kinds = [type(item.block).__name__ for item in tensors.values()]
-        sizes = [item.size for item in tensors.values()]
+    def __init__(self, link: PlainLink, blocks: Mapping[str, nn.Module], slots: int) -> None:
+        runs = {name: _run_of(block) for name, block in blocks.items()}
+        kinds = [type(block).__name__ for block in blocks.values()]
+        sizes = [run.numel() for run in runs.values()]
         room = slot_bytes(kinds, sizes, [True] * len(kinds), slots)
         self.slot_bytes = sum(room.values())
         self.found: dict[str, tuple[Lane, StreamedBlock]] = {}
-        self._own: dict[str, list[StreamedBlock]] = {kind: [] for kind in room}
-        made = {
-            kind: [Slot(link.buffer(size // slots)) for _ in range(slots)]
-            for kind, size in room.items()
-        }
-        self._lanes = {kind: Lane(link, own) for kind, own in made.items()}
-        self._fill(tensors, made)
+        for kind, size in room.items():
+            own = [Slot(link.buffer(size // slots)) for _ in range(slots)]
+            lane = Lane(link, own)
+            streamed = {
+                name: StreamedBlock(block, runs[name], own)
+                for name, block in blocks.items()
+                if type(block).__name__ == kind
+            }
+            lane.start(tuple(streamed.values()))
+            self.found |= {name: (lane, item) for name, item in streamed.items()}
 
-    def _fill(self, tensors: dict[str, BlockTensors], slots: dict[str, list[Slot]]) -> None:
-        sizes = [item.size for item in tensors.values()]
-        for name, run in zip(list(tensors), self._runs(sizes), strict=True):
-            item = tensors.pop(name)
-            kind = type(item.block).__name__
-            item.pack(run)
-            block = StreamedBlock(item, run, slots[kind])
-            block.bind(slots[kind][0])
-            self._own[kind].append(block)
-            self.found[name] = (self._lanes[kind], block)
 
-    def _runs(self, sizes: Sequence[int]) -> Iterator[torch.Tensor]:
-        """Host memory for each block, a few blocks ahead of their use."""
-        with ThreadPoolExecutor(LOCKING_THREADS) as pool:
-            ahead = deque[Future[torch.Tensor]]()
-            for size in sizes:
-                ahead.append(pool.submit(self._link.host, size))
-                if len(ahead) > LOCKING_THREADS:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-
-    def start(self) -> None:
-        for kind, lane in self._lanes.items():
-            lane.start(self._own[kind])
+def _run_of(block: nn.Module) -> torch.Tensor:
+    run = packed_run(block)
+    if run is None:
+        raise RuntimeError("a block that was packed has lost its host memory")
+    return run

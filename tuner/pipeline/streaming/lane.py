@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
-from tuner.pipeline.streaming.layout import BlockTensors, Table
+from tuner.pipeline.streaming.layout import BlockTensors, Places, bind
 from tuner.pipeline.streaming.link import Buffer, PlainLink
 
 
@@ -22,20 +23,18 @@ class StreamedBlock:
     """One block's weights on the host, and its tensors over each slot. Its module's own tensors
     are those of the slot it was last copied to."""
 
-    def __init__(self, tensors: BlockTensors, host: torch.Tensor, slots: Sequence[Slot]) -> None:
+    def __init__(self, block: nn.Module, host: torch.Tensor, slots: Sequence[Slot]) -> None:
+        tensors = BlockTensors(block)
         self.host = host
         self.slot: Slot | None = None
         self.next: StreamedBlock = self
         self._bound: Slot | None = None
-        self._over: dict[Slot, list[tuple[Table, str, torch.Tensor]]] = {
-            slot: tensors.over(slot.buffer.run) for slot in slots
-        }
+        self._over: dict[Slot, Places] = {slot: tensors.over(slot.buffer.run) for slot in slots}
 
     def bind(self, slot: Slot) -> None:
         """Only tensors' addresses change, so compiled code stays valid."""
         if self._bound is not slot:
-            for table, name, tensor in self._over[slot]:
-                table[name] = tensor
+            bind(self._over[slot])
             self._bound = slot
 
 

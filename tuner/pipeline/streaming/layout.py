@@ -18,6 +18,8 @@ ALIGNMENT_BYTES = 256
 
 Table = dict[str, Any]
 """The `_parameters` or `_buffers` of one layer."""
+Places = list[tuple[Table, str, torch.Tensor]]
+"""Tensors, each with where it belongs."""
 
 
 class BlockTensors:
@@ -54,7 +56,7 @@ class BlockTensors:
                 once = [1 if step == 0 else n for n, step in zip(item.shape, item.stride())]  # noqa: B905
                 target.as_strided(once, item.stride()).copy_(item.as_strided(once, item.stride()))
 
-    def over(self, run: torch.Tensor) -> list[tuple[Table, str, torch.Tensor]]:
+    def over(self, run: torch.Tensor) -> Places:
         """The block's tensors over the bytes of `run`, each with the place it belongs in."""
         made: dict[int, torch.Tensor] = {}
         for key, tensor in self._tensors.items():
@@ -63,6 +65,12 @@ class BlockTensors:
             is_parameter = isinstance(tensor, nn.Parameter)
             made[key] = nn.Parameter(moved, requires_grad=False) if is_parameter else moved
         return [(table, name, made[key]) for table, name, key in self._places]
+
+
+def bind(places: Places) -> None:
+    """Put tensors where they belong."""
+    for table, name, tensor in places:
+        table[name] = tensor
 
 
 def plain(tensor: torch.Tensor) -> list[torch.Tensor]:
