@@ -53,8 +53,7 @@ class BlockTensors:
         for key, tensor in self._tensors.items():
             for item, offset in zip(plain(tensor), self._offsets[key], strict=True):
                 target = _over(run, offset, item)
-                once = [1 if step == 0 else n for n, step in zip(item.shape, item.stride())]  # noqa: B905
-                target.as_strided(once, item.stride()).copy_(item.as_strided(once, item.stride()))
+                _copy(item, target)
 
     def over(self, run: torch.Tensor) -> Places:
         """The block's tensors over the bytes of `run`, each with the place it belongs in."""
@@ -71,6 +70,13 @@ def bind(places: Places) -> None:
     """Put tensors where they belong."""
     for table, name, tensor in places:
         table[name] = tensor
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Between tensors of equal strides; elements that share an address are written once."""
+    sizes = [1 if step == 0 else n for n, step in zip(source.shape, source.stride(), strict=True)]
+    once = source.as_strided(sizes, source.stride())
+    target.as_strided(sizes, source.stride()).copy_(once)
 
 
 def plain(tensor: torch.Tensor) -> list[torch.Tensor]:
