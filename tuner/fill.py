@@ -9,7 +9,14 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from registry.inventory import ComponentInventory, ModelInventory
-from registry.plan import ComponentPlan, Dtype, Plan, Quantization, StreamedBlocks
+from registry.plan import (
+    ComponentPlan,
+    Dtype,
+    PipelineOptions,
+    Plan,
+    Quantization,
+    StreamedBlocks,
+)
 from tuner.blocks import blocks_of
 from tuner.candidate import Candidate
 from tuner.layers import quantized_layers
@@ -59,8 +66,8 @@ class Filler:
             placement = choice.placement.model_copy(update={"resident_blocks": count})
             self._choices[key] = (choice, choice.model_copy(update={"placement": placement}))
         components = {**plan.pipeline.components, self._denoiser.name: self._choices[key][1]}
-        options = plan.pipeline.model_copy(update={"components": components})
-        return plan.model_copy(update={"pipeline": options})
+        options = PipelineOptions(**(dict(plan.pipeline) | {"components": components}))
+        return Plan(process=plan.process, pipeline=options)
 
 
 def taken_bytes(

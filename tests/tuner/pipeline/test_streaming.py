@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from torch import nn
 from registry.errors import DeviceError, InvalidPlan
 from registry.plan import Compilation, ComponentPlan, Plan, Quantization, StreamedBlocks
 from tests.tuner.pipeline.tiny import CPU, FLUX, SDXL, load, picture, plan
+from tuner.blocks import block_kinds, blocks_of
+from tuner.layers import quantized_layers
+from tuner.models import resolve_model
 from tuner.pipeline.artifacts import compile_counters
+from tuner.pipeline.components import describe_component
 from tuner.pipeline.quantize import layer_types, quantize_layer
-from tuner.pipeline.streaming import NothingToStream, host, stream_blocks
-from tuner.pipeline.streaming.layout import BlockTensors
+from tuner.pipeline.skeleton import build_skeleton
+from tuner.pipeline.streaming import NothingToStream, host, stream_blocks, streamed_names
+from tuner.pipeline.streaming.layout import BlockTensors, plain
+from tuner.pipeline.streaming.packing import HOST_RUN
 from tuner.protocol import ModelSpec
 
 SCHEMES = ("none", "int8_weight_only", "int8_dynamic", "float8_weight_only")
@@ -424,3 +431,38 @@ def test_what_cannot_stream_is_refused_before_weights_are_read(
 ) -> None:
     with pytest.raises(InvalidPlan, match=reason):
         load(FLUX, plan({component: choice}))
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl"])
+def test_predictions_name_the_same_blocks(name: str) -> None:
+    """What streams is chosen twice, from modules and from the inventory alone."""
+    skeleton = build_skeleton(resolve_model(name, weights="random"), torch.bfloat16)
+    for component, module in skeleton.modules.items():
+        known = describe_component(component, module)
+        blocks = blocks_of(known, (), "none", "bfloat16")
+        for resident, slots in ((0, 2), (5, 2), (14, 3), (40, 2)):
+            placement = StreamedBlocks(resident_blocks=resident, slots=slots)
+            predicted = compress(block_kinds(known), blocks.streamed(placement))
+            wanted = () if hasattr(module, "decode") else streamed_names(module, resident, slots)
+            assert tuple(predicted) == tuple(wanted), (component, resident, slots)
+
+
+@pytest.mark.parametrize("scheme", ["none", "float8_weight_only"])
+def test_predictions_weigh_the_same_bytes(scheme: Any) -> None:
+    """But for what aligning each tensor of a tiny model adds."""
+    chosen = placed("unet", quantization=Quantization(scheme=scheme), placement=StreamedBlocks())
+    unet = load(SDXL, chosen).unet
+    known = describe_component("unet", unet)
+    touched = quantized_layers(known, chosen.pipeline.component("unet").quantization)
+    predicted = blocks_of(known, touched, scheme, "float32").link_bytes(StreamedBlocks())
+    runs = [block.__dict__[HOST_RUN] for block in unet.modules() if HOST_RUN in block.__dict__]
+    tensors = sum(len(block_tensors) for block_tensors in map(_leaves, unet_blocks(unet)))
+    assert predicted <= sum(run.numel() for run in runs) <= predicted * 1.02 + 256 * tensors
+
+
+def unet_blocks(unet: Any) -> list[nn.Module]:
+    return [item for item in unet.modules() if type(item).__name__ == "BasicTransformerBlock"]
+
+
+def _leaves(block: nn.Module) -> list[torch.Tensor]:
+    return [leaf for item in block.parameters() for leaf in plain(item)]
