@@ -212,7 +212,7 @@ def test_every_candidate_is_kept_or_dropped_with_a_reason() -> None:
     placements = [item.pipeline.component("transformer").placement for item in filled]
     assert all(isinstance(item, StreamedBlocks) and item.resident_blocks for item in placements)
     assert all(item.reason for item in found.dropped)
-    assert {item.stage for item in found.dropped} == {"rule", "memory"}
+    assert {item.stage for item in found.dropped} == {"rule", "memory", "dominated"}
 
 
 def test_kept_plans_break_no_rule_and_fit() -> None:

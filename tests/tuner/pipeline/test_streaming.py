@@ -343,6 +343,110 @@ def test_a_host_without_memory_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
         load(FLUX, placed)
 
 
+class Driver:
+    """CUDA's runtime, as far as page-locking asks it."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.locked: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        if self.code == 0:
+            assert flags == host.PORTABLE
+            self.locked[address] = size
+        return self.code
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.locked[address]
+        return 0
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Driver:
+    made = Driver(request.param)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    return made
+
+
+@pytest.mark.parametrize("driver", [0], indirect=True)
+def test_exactly_the_bytes_asked_for_are_locked_and_given_back(driver: Driver) -> None:
+    size = 3 * 4096 + 17
+    run = host.locked_bytes(size, CPU)
+    assert driver.locked == {run.data_ptr(): size}
+    assert run.shape == (size,)
+    assert run.data_ptr() % 4096 == 0
+    part = run[10:20]
+    del run
+    assert driver.locked
+    assert part.fill_(7).sum() == 70
+    del part
+    assert driver.locked == {}
+
+
+@pytest.mark.parametrize("driver", [2], indirect=True)
+def test_memory_that_cannot_be_locked_at_all_says_what_to_do(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = torch.empty
+
+    def without_pinning(*args: Any, **options: Any) -> torch.Tensor:
+        if options.get("pin_memory"):
+            raise RuntimeError("CUDA error: out of memory")
+        return made(*args, **options)
+
+    monkeypatch.setattr(torch, "empty", without_pinning)
+    with pytest.raises(host.HostMemoryError, match=r"page-locks no 64 bytes.*CUDA error 2.*ulimit"):
+        host.locked_bytes(64, CPU)
+
+
+@pytest.mark.parametrize("driver", [2], indirect=True)
+def test_where_pages_cannot_be_registered_torch_pins_them(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = torch.empty, list[dict[str, Any]]()
+
+    def pinning(*args: Any, **options: Any) -> torch.Tensor:
+        if options.pop("pin_memory", False):
+            asked.append(options)
+        return made(*args, **options)
+
+    monkeypatch.setattr(torch, "empty", pinning)
+    assert host.locked_bytes(64, CPU).shape == (64,)
+    assert len(asked) == 1
+
+
+def text_encoder(name: str) -> Any:
+    import transformers
+
+    sizes: dict[str, dict[str, int]] = {
+        "T5EncoderModel": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 6},
+        "CLIPTextModel": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 6,
+        },
+    }
+    kind: Any = getattr(transformers, name)
+    torch.manual_seed(0)
+    return kind(kind.config_class(vocab_size=100, **sizes[name])).eval()
+
+
+@pytest.mark.parametrize("name", ["T5EncoderModel", "CLIPTextModel"])
+def test_text_encoders_stream(name: str) -> None:
+    """T5's first block has one tensor more than the others, and its embedding hangs twice."""
+    tokens = torch.arange(1, 13).reshape(1, 12)
+    model = text_encoder(name)
+    with torch.no_grad():
+        wanted = model(tokens)[0].clone()
+        report = stream_blocks(model, CPU, resident_blocks=1)
+        assert len(report.streamed) == 5
+        for _ in range(3):
+            assert torch.equal(model(tokens)[0], wanted)
+
+
 CASES = {"flux": (FLUX, "transformer"), "sdxl": (SDXL, "unet")}
 
 
