@@ -126,6 +126,19 @@ class GroupOffload(Frozen):
         return self
 
 
+class StreamedBlocks(Frozen):
+    """Repeated blocks wait in page-locked host memory, quantized or not, and are copied to the
+    device while the blocks before them compute; everything else of the component is resident.
+
+    At least `resident_blocks` of the blocks stay on the device too, spread evenly between the
+    streamed ones. Blocks of one class take turns in `slots` buffers there.
+    """
+
+    kind: Literal["streamed_blocks"] = "streamed_blocks"
+    resident_blocks: int = Field(default=0, ge=0, le=10_000)
+    slots: int = Field(default=2, ge=2, le=4)
+
+
 class SequentialOffload(Frozen):
     """On the host; each leaf module moves to the device for its own call (accelerate)."""
 
@@ -142,7 +155,7 @@ class ReleaseAfterUse(Frozen):
 
 
 Placement = Annotated[
-    Resident | ModelOffload | GroupOffload | SequentialOffload | ReleaseAfterUse,
+    Resident | ModelOffload | GroupOffload | StreamedBlocks | SequentialOffload | ReleaseAfterUse,
     Field(discriminator="kind"),
 ]
 

@@ -5,6 +5,7 @@ Simple choices come first: among equal predictions the search tries the simpler 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from registry.environment import Environment
@@ -22,6 +23,7 @@ from registry.plan import (
     Resident,
     Scheme,
     SequentialOffload,
+    StreamedBlocks,
     VaeOptions,
 )
 from registry.workload import Workload
@@ -174,10 +176,22 @@ def offloaded_compilations(inventory: ModelInventory) -> tuple[Compilation, ...]
     return (Compilation(), Compilation(scope=scope))
 
 
+def streamed_compilations(compilations: Iterable[Compilation]) -> tuple[Compilation, ...]:
+    """Of those for a resident denoiser. Blocks that stream are compiled by regions, and kernel
+    parameters matter little beside the link."""
+    return tuple(
+        item
+        for item in compilations
+        if item.scope != "whole" and item.mode == "default" and not item.inductor_options
+    )
+
+
 def offloads() -> tuple[Placement, ...]:
-    """Of the denoiser, from fast to slow."""
+    """Of the denoiser, from fast to slow. `fill` lets as many streamed blocks stay as a budget has
+    room for."""
     return (
         ModelOffload(),
+        StreamedBlocks(),
         STREAM_LEAF,
         GroupOffload(granularity="block", stream=True),
         GroupOffload(granularity="leaf", stream=False),

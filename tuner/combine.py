@@ -24,6 +24,7 @@ from registry.plan import (
     Resident,
     Scheme,
     SequentialOffload,
+    StreamedBlocks,
 )
 from registry.workload import Workload
 from tuner import choices
@@ -134,6 +135,8 @@ class _Maker:
     def _compilations(self, placement: Placement) -> tuple[Compilation, ...]:
         if placement.kind == "resident":
             return self._axes.compilations
+        if isinstance(placement, StreamedBlocks):
+            return choices.streamed_compilations(self._axes.compilations)
         scopes = {item.scope for item in self._axes.compilations}
         found = [
             item for item in choices.offloaded_compilations(self._inventory) if item.scope in scopes
@@ -153,20 +156,21 @@ class _Maker:
                     yield _telling({**texts, **rest})
 
     def _rest(self, denoiser: Placement, layout: bool) -> Components:
-        """The VAE and whatever else there is go with the denoiser, in groups of leaves at most."""
+        """The VAE and whatever else there is go with the denoiser, in groups of leaves at most;
+        beside a denoiser that streams they stay."""
+        streams = isinstance(denoiser, StreamedBlocks)
+        placement = Resident() if streams else _by_leaf(denoiser)
         return {
             item.name: self._share(
-                ComponentPlan(
-                    placement=_by_leaf(denoiser), channels_last=layout and item.has_convolutions
-                )
+                ComponentPlan(placement=placement, channels_last=layout and item.has_convolutions)
             )
             for item in self._inventory.components
             if item.role in {"vae", "other"}
         }
 
     def _text_schemes(self, placement: Placement) -> tuple[Scheme, ...]:
-        """Text encoders that are moved piece by piece are left unquantized."""
-        if placement.kind not in {"resident", "release_after_use"}:
+        """Text encoders that libraries move piece by piece are left unquantized."""
+        if placement.kind not in {"resident", "release_after_use", "streamed_blocks"}:
             return ("none",)
         wanted = self._restrict.text_schemes
         return tuple(item for item in choices.TEXT_SCHEMES if allows(wanted, item))

@@ -3,15 +3,19 @@ host."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.inventory import ComponentInventory, LinearLayer
-from registry.plan import ComponentPlan, Dtype, GroupOffload, Placement
+from registry.plan import ComponentPlan, Dtype, GroupOffload, Placement, StreamedBlocks
+from tuner.blocks import Blocks, blocks_of
 from tuner.layers import DTYPE_BYTES, block_groups, component_bytes
 
 QUANTIZING_FACTOR = 5
 """Quantizing one layer holds its weight, float32 copies and the result, over the weight alone."""
 PINNED_MINIMUM_BYTES = 4096
+BLOCKS_LEAVING = 4
+"""As a component that streams is loaded, so many of its blocks are being filled or wait to leave
+the device."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,9 @@ class Footprint:
     """Bytes of one component under one choice, which quantizes the `touched` layers.
 
     `active_bytes` are on the device while it runs, `idle_bytes` the rest of the time, `host_bytes`
-    stay on the host. `load_scratch_bytes` is what quantizing its largest layer takes.
+    stay on the host; `link_bytes` of them stream to the device in each call.
+    `load_scratch_bytes` is what quantizing its largest layer takes, and blocks on their way to the
+    host.
     """
 
     component: ComponentInventory
@@ -30,6 +36,7 @@ class Footprint:
     idle_bytes: int
     host_bytes: int
     load_scratch_bytes: int
+    link_bytes: int = 0
 
     @property
     def lingers(self) -> bool:
@@ -44,18 +51,36 @@ def footprint(
     dtype: Dtype,
 ) -> Footprint:
     """What a component weighs with these layers quantized, and where."""
-    weights = component_bytes(component, touched, choice.quantization.scheme, dtype)
+    scheme = choice.quantization.scheme
+    weights = component_bytes(component, touched, scheme, dtype)
     largest = max((layer.weight_elements for layer in touched), default=0)
-    is_resident = choice.placement.kind == "resident"
-    return Footprint(
+    plain = Footprint(
         component=component,
         choice=choice,
         touched=touched,
         weight_bytes=weights,
         active_bytes=_active_bytes(component, choice.placement, weights, dtype),
-        idle_bytes=weights if is_resident else 0,
+        idle_bytes=weights if choice.placement.kind == "resident" else 0,
         host_bytes=_host_bytes(component, choice.placement, weights, dtype),
         load_scratch_bytes=largest * DTYPE_BYTES[dtype] * QUANTIZING_FACTOR,
+    )
+    if not isinstance(choice.placement, StreamedBlocks):
+        return plain
+    return _streamed(plain, choice.placement, blocks_of(component, touched, scheme, dtype))
+
+
+def _streamed(plain: Footprint, placement: StreamedBlocks, blocks: Blocks) -> Footprint:
+    """What is on the device is there from load to the end, slots included."""
+    on_device = plain.weight_bytes - blocks.saved_bytes(placement)
+    link_bytes = blocks.link_bytes(placement)
+    leaving = BLOCKS_LEAVING * max(blocks.sizes, default=0)
+    return replace(
+        plain,
+        active_bytes=on_device,
+        idle_bytes=on_device,
+        host_bytes=link_bytes,
+        load_scratch_bytes=plain.load_scratch_bytes + leaving,
+        link_bytes=link_bytes,
     )
 
 

@@ -14,6 +14,7 @@ from registry.plan import (
     Plan,
     Quantization,
     Scheme,
+    StreamedBlocks,
 )
 
 SCHEME_LABELS: dict[Scheme, str] = {
@@ -32,6 +33,7 @@ PLACEMENT_LABELS = {
     "sequential_offload": "sequential",
     "release_after_use": "release",
 }
+STANDARD_SLOTS = StreamedBlocks().slots
 DENOISER_NAMES = ("transformer", "unet", "prior")
 LIGHT_PATTERN = "*norm*.linear"
 """The pattern of modulation layers: a quantization that skips it is marked "light"."""
@@ -103,6 +105,9 @@ def _compilation(compilation: Compilation) -> str:
 
 
 def _placement(placement: Placement) -> str:
+    if isinstance(placement, StreamedBlocks):
+        slots = f"-slots-{placement.slots}" if placement.slots != STANDARD_SLOTS else ""
+        return f"streamed+{placement.resident_blocks}{slots}"
     if not isinstance(placement, GroupOffload):
         return PLACEMENT_LABELS[placement.kind]
     size = f"-{placement.blocks_per_group}" if placement.blocks_per_group > 1 else ""

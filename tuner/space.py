@@ -16,6 +16,7 @@ from tuner.candidate import Candidate
 from tuner.choices import Restriction
 from tuner.combine import baseline_plans, candidates
 from tuner.cost_model import CostModel, smallest_budget
+from tuner.fill import Filler
 from tuner.labels import describe
 from tuner.rules import RuleBook
 from tuner.units import format_bytes, format_seconds
@@ -78,11 +79,13 @@ def survey(
     cost_model: CostModel,
     restrict: Restriction | None = None,
 ) -> Survey:
-    """Judge every candidate by rules, then by predicted memory, then against each other.
+    """Judge every candidate by rules, then by predicted memory, then against each other. Plans
+    whose denoiser streams are joined by the same with as many resident blocks as the budget holds.
 
     `host_budget_bytes` None is all of the machine's memory. Deterministic.
     """
     book = RuleBook(inventory, environment)
+    filler = Filler(inventory, budget_bytes)
     allowed: list[Candidate] = []
     dropped: list[Dropped] = []
     for plan in candidates(inventory, environment, restrict=restrict, workload=workload):
@@ -90,6 +93,9 @@ def survey(
             dropped.append(Dropped(plan, "rule", str(broken[0]), broken[0].rule))
         else:
             allowed.append(Candidate(plan, cost_model.estimate(plan, workload)))
+            filled = filler.filled(allowed[-1])
+            if filled is not None:
+                allowed.append(Candidate(filled, cost_model.estimate(filled, workload)))
     host_bytes = host_budget_bytes or environment.hardware.host_ram_bytes
     fitting = _fitting(allowed, budget_bytes, host_bytes, dropped)
     kept = _undominated(_ranked(fitting, budget_bytes), inventory, dropped)

@@ -20,6 +20,7 @@ from registry.plan import (
     Resident,
     Scheme,
     SequentialOffload,
+    StreamedBlocks,
     VaeOptions,
 )
 from registry.record import Estimate
@@ -53,6 +54,15 @@ MEASURED_STEP_MS: dict[str, tuple[Plan, float]] = {
         123.7,
     ),
     "compiled": (plan(compilation=REGIONAL, backend=CUDNN), 135.0),
+    "row streamed": (
+        plan(
+            "float8_dynamic_row",
+            compilation=REGIONAL,
+            backend=CUDNN,
+            placement=StreamedBlocks(),
+        ),
+        230.0,
+    ),
     "eager": (plan(), 176.7),
     "leaf stream": (plan(placement=LEAF), 517),
     "block stream": (plan(placement=BLOCK), 522),
@@ -255,6 +265,39 @@ def test_every_generation_gets_an_estimate(capability: tuple[int, int]) -> None:
     assert 50 < found.step_ms < 50_000
 
 
+def streamed(resident: int, slots: int = 2, scheme: Scheme = "float8_dynamic_row") -> Estimate:
+    placement = StreamedBlocks(resident_blocks=resident, slots=slots)
+    return estimate(
+        plan(scheme, compilation=REGIONAL, backend=CUDNN, placement=placement, others=RELEASED)
+    )
+
+
+RELEASED = {"text_encoder_2": ComponentPlan(placement=StreamedBlocks())}
+
+
+def test_streamed_blocks_trade_device_memory_for_the_link() -> None:
+    found = [streamed(resident) for resident in range(0, 56, 5)]
+    peaks = [item.peak_vram_bytes for item in found]
+    times = [item.step_ms for item in found]
+    hosts = [item.host_bytes for item in found]
+    assert peaks == sorted(peaks)
+    assert times == sorted(times, reverse=True)
+    assert hosts == sorted(hosts, reverse=True)
+    resident = estimate(plan("float8_dynamic_row", compilation=REGIONAL, backend=CUDNN))
+    assert found[0].step_ms > 2 * resident.step_ms
+    assert found[-1].step_ms == pytest.approx(resident.step_ms, rel=0.01)
+
+
+def test_streamed_host_memory_is_what_streams_and_not_rounded_up() -> None:
+    """FLUX's blocks are 11.9 GB in float8, T5's 8.5 GB in bfloat16 and its embedding stays."""
+    assert streamed(0).host_bytes == pytest.approx(11.87e9 + 9.2e9, rel=0.02)
+
+
+def test_a_slot_more_takes_a_block_of_each_class_more() -> None:
+    more = streamed(0, slots=3).peak_vram_bytes - streamed(0).peak_vram_bytes
+    assert more == pytest.approx(0.48e9, rel=0.05)
+
+
 SCHEMES: tuple[Scheme, ...] = (
     *("none", "int8_weight_only", "int8_dynamic", "float8_weight_only"),
     *("float8_dynamic_tensor", "float8_dynamic_row"),
@@ -265,6 +308,7 @@ PLACEMENTS: tuple[Placement, ...] = (
     *(LEAF, LEAF_NO_STREAM, BLOCK, GroupOffload(granularity="block", stream=False)),
     SequentialOffload(),
     ReleaseAfterUse(),
+    *(StreamedBlocks(), StreamedBlocks(resident_blocks=20, slots=3)),
 )
 COMPILATIONS = (
     Compilation(),

@@ -10,6 +10,7 @@ from registry.plan import (
     Plan,
     ReleaseAfterUse,
     SequentialOffload,
+    StreamedBlocks,
     VaeOptions,
 )
 from tests.tuner.flux import REGIONAL, flux, h200, plan, quantization
@@ -50,6 +51,11 @@ RELEASED = {
             plan(placement=GroupOffload(granularity="block", stream=False, blocks_per_group=4)),
             "bf16 · eager · group-block-4",
         ),
+        (
+            plan("int8_dynamic", placement=StreamedBlocks(resident_blocks=14)),
+            "int8-dyn · eager · streamed+14",
+        ),
+        (plan(placement=StreamedBlocks(slots=3)), "bf16 · eager · streamed+0-slots-3"),
         (plan(placement=SequentialOffload()), "bf16 · eager · sequential"),
         (plan(backend="_flash_3"), "bf16 · eager · flash_3 · resident"),
         (

@@ -15,7 +15,9 @@ from registry.plan import (
     ModelOffload,
     Plan,
     ReleaseAfterUse,
+    Scheme,
     SequentialOffload,
+    StreamedBlocks,
     VaeOptions,
 )
 from registry.workload import Shape
@@ -121,6 +123,11 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
         h200(),
         None,
     ),
+    "compile-streamed-whole": (
+        plan(compilation=Compilation(scope="whole"), placement=StreamedBlocks()),
+        h200(),
+        None,
+    ),
     "offload-accelerator": (plan(placement=ModelOffload()), cpu(), None),
     "offload-accelerate-missing": (plan(placement=ModelOffload()), h200(accelerate=None), None),
     "group-stream-quantized": (plan("float8_dynamic_row", placement=STREAM), h200(), None),
@@ -131,6 +138,7 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
         None,
     ),
     "group-blocks": (plan(placement=BLOCKS), h200(), denoiser(linears=())),
+    "stream-blocks": (plan(placement=StreamedBlocks(resident_blocks=56)), h200(), None),
     "release-denoiser": (plan(placement=ReleaseAfterUse()), h200(), None),
     "bfloat16-capability": (plan(), gpu(7, 5), None),
     "component-unknown": (plan(others={"text_encoder_9": ComponentPlan()}), h200(), None),
@@ -249,6 +257,22 @@ def test_block_groups_of_a_text_encoder_would_be_one_group() -> None:
     found = violations(plan(others=encoder), flux(), h200())
     assert [(item.rule, item.component) for item in found] == [("group-blocks", "text_encoder_2")]
     assert str(found[0]).startswith("text_encoder_2: block groups are")
+
+
+@pytest.mark.parametrize("compilation", [Compilation(), REGIONAL])
+@pytest.mark.parametrize("scheme", ["none", "int8_weight_only", "float8_dynamic_row"])
+def test_blocks_stream_quantized_and_compiled_in_one_graph(
+    compilation: Compilation, scheme: Scheme
+) -> None:
+    chosen = plan(scheme, compilation=compilation, placement=StreamedBlocks(resident_blocks=14))
+    assert broken(chosen, h200()) == set()
+    assert broken(chosen, cpu()) >= {"offload-accelerator"}
+
+
+def test_a_text_encoder_streams_and_a_vae_does_not() -> None:
+    streamed = ComponentPlan(placement=StreamedBlocks())
+    assert broken(plan(others={"text_encoder_2": streamed}), h200()) == set()
+    assert broken(plan(others={"vae": streamed}), h200()) == {"stream-blocks"}
 
 
 def test_a_violation_says_which_versions_it_is_about() -> None:

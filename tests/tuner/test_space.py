@@ -8,7 +8,7 @@ import pytest
 
 from registry.environment import Environment
 from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
-from registry.plan import GroupOffload, Plan, Resident
+from registry.plan import GroupOffload, Placement, Plan, Resident, StreamedBlocks
 from registry.record import Estimate
 from registry.workload import Shape, Workload
 from tests.tuner.flux import (
@@ -30,6 +30,7 @@ from tuner.layers import quantized_layers
 from tuner.rules import violations
 from tuner.space import (
     PEAK_TOLERANCE,
+    Candidate,
     Restriction,
     Survey,
     baseline_plans,
@@ -133,7 +134,9 @@ def test_the_known_best_recipe_comes_first() -> None:
     [
         (26, "fp8-row-light · regional · cudnn · resident; text_encoder_2 fp8"),
         (20, "fp8-row · regional · cudnn · resident; text_encoder_2 fp8"),
-        (8, "bf16 · eager · group-leaf-stream"),
+        (14, "fp8-row · regional · cudnn · streamed+"),
+        (8, "fp8-tensor · regional · streamed+"),
+        (3, "bf16 · eager · group-leaf-stream"),
     ],
 )
 def test_smaller_budgets_change_what_wins(budget_gb: float, expected: str) -> None:
@@ -143,9 +146,58 @@ def test_smaller_budgets_change_what_wins(budget_gb: float, expected: str) -> No
 
 
 def test_at_a_small_budget_text_encoders_stream_beside_a_quantized_denoiser() -> None:
-    best = plain(18).kept[0].plan.pipeline
-    assert best.components["transformer"].placement.kind == "resident"
+    found = (item.plan.pipeline for item in plain(14.5).kept)
+    best = next(item for item in found if item.component("transformer").placement == Resident())
     assert isinstance(best.components["text_encoder_2"].placement, GroupOffload)
+
+
+def streaming(found: Survey) -> list[Candidate]:
+    """Plans whose denoiser streams, from the fastest predicted."""
+    return [item for item in found.kept if isinstance(denoiser_placement(item), StreamedBlocks)]
+
+
+def denoiser_placement(item: Candidate) -> Placement:
+    return item.plan.pipeline.component("transformer").placement
+
+
+@pytest.mark.parametrize("budget_gb", [8, 12, 16])
+def test_streamed_blocks_fill_the_budget_and_keep_within_it(budget_gb: float) -> None:
+    best = streaming(plain(budget_gb))[0]
+    placement = denoiser_placement(best)
+    assert isinstance(placement, StreamedBlocks)
+    assert placement.resident_blocks > 0
+    used = best.estimate.peak_vram_bytes / (budget_gb * GB)
+    assert 0.93 < used <= 0.985
+
+
+def test_a_larger_budget_streams_less_and_is_no_slower() -> None:
+    best = [streaming(plain(gb))[0] for gb in (8, 12, 16)]
+    times = [item.estimate.step_ms for item in best]
+    hosts = [item.estimate.host_bytes for item in best]
+    assert times == sorted(times, reverse=True)
+    assert hosts == sorted(hosts, reverse=True)
+
+
+def test_one_more_resident_block_would_not_fit() -> None:
+    best = streaming(plain(8))[0]
+    placement = denoiser_placement(best)
+    assert isinstance(placement, StreamedBlocks)
+    more = placement.model_copy(update={"resident_blocks": placement.resident_blocks + 1})
+    own = best.plan.pipeline.component("transformer").model_copy(update={"placement": more})
+    pipeline = best.plan.pipeline.model_copy(
+        update={"components": {**best.plan.pipeline.components, "transformer": own}}
+    )
+    larger = best.plan.model_copy(update={"pipeline": pipeline})
+    estimate = CostModel(flux(), h200().hardware).estimate(larger, ONE_PICTURE)
+    assert estimate.peak_vram_bytes > 8 * GB * 0.98
+
+
+def test_nothing_streams_on_a_cpu() -> None:
+    found = candidates(flux(), cpu())
+    kept = [item for item in found if not violations(item, flux(), cpu())]
+    assert kept
+    choices = [choice for item in kept for choice in item.pipeline.components.values()]
+    assert not any(isinstance(choice.placement, StreamedBlocks) for choice in choices)
 
 
 def test_every_candidate_is_kept_or_dropped_with_a_reason() -> None:
@@ -153,9 +205,14 @@ def test_every_candidate_is_kept_or_dropped_with_a_reason() -> None:
     plans = candidates(flux(), h200(), workload=ONE_PICTURE)
     seen = Counter(item.plan for item in found.kept)
     seen.update(item.plan for item in found.dropped)
-    assert seen == Counter(plans)
+    filled = seen - Counter(plans)
+    assert seen - filled == Counter(plans)
+    assert filled
+    assert set(filled.values()) == {1}
+    placements = [item.pipeline.component("transformer").placement for item in filled]
+    assert all(isinstance(item, StreamedBlocks) and item.resident_blocks for item in placements)
     assert all(item.reason for item in found.dropped)
-    assert {item.stage for item in found.dropped} == {"rule", "memory"}
+    assert {item.stage for item in found.dropped} == {"rule", "memory", "dominated"}
 
 
 def test_kept_plans_break_no_rule_and_fit() -> None:

@@ -7,14 +7,21 @@ from importlib.resources import files
 
 from registry.errors import InvalidPlan
 from registry.inventory import ModelInventory
-from registry.plan import GroupOffload, Placement, Plan
-from tuner.export.source import Part, call, component, enclosed, literal, source_of
+from registry.plan import GroupOffload, Placement, Plan, StreamedBlocks
+from tuner.export.source import Part, call, component, enclosed, literal, module_of, source_of
 
 WHOLE = {
     "model_offload": "enable_model_cpu_offload",
     "sequential_offload": "enable_sequential_cpu_offload",
 }
 """Placements that diffusers applies to every component of a pipeline at once."""
+
+STREAMING = (
+    "spread.py",
+    *(f"pipeline/streaming/{name}.py" for name in ("layout", "host", "link", "packing", "lane")),
+    "pipeline/streaming/engine.py",
+)
+"""The modules of streamed blocks, each after those that it needs."""
 
 KEEP_RESIDENT = '''\
 def keep_resident(pipe, *names):
@@ -67,10 +74,23 @@ def _resident(on_host: Mapping[str, Placement]) -> Part:
 def _one(name: str, chosen: Placement) -> Part:
     if isinstance(chosen, GroupOffload):
         return _group_offload(name, chosen)
+    if isinstance(chosen, StreamedBlocks):
+        return _streamed(name, chosen)
     text = (files("tuner") / "pipeline" / "release.py").read_text(encoding="utf-8")
     hook = source_of(text, "ReleaseAfterUse")
     line = f"add_hook_to_module({component(name)}, ReleaseAfterUse(DEVICE))"
     return Part((line,), imports=hook.imports, definitions=hook.definitions)
+
+
+def _streamed(name: str, chosen: StreamedBlocks) -> Part:
+    texts = (files("tuner").joinpath(path).read_text(encoding="utf-8") for path in STREAMING)
+    source = _joined(*map(module_of, texts))
+    keywords = {
+        "resident_blocks": literal(chosen.resident_blocks),
+        "slots": literal(chosen.slots),
+    }
+    line = call("stream_blocks", component(name), "torch.device(DEVICE)", **keywords)
+    return Part((line,), imports=source.imports, definitions=source.definitions)
 
 
 def _group_offload(name: str, chosen: GroupOffload) -> Part:

@@ -20,6 +20,9 @@ WIDTH = 100
 ARGUMENT_ROOM = WIDTH - len("    options=,")
 """Columns that an argument's value may take on a line of its own."""
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+TYPE_COMMENT = re.compile(r"  # type: ignore\[[\w-]+\]")
+OWN = ("__future__", "tuner", "registry")
+"""What a script does not import."""
 UNPRINTED = re.compile(r"[^A-Za-z0-9 ./@+_()-]")
 
 
@@ -98,10 +101,31 @@ def source_of(text: str, name: str) -> Part:
         elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
             imports += [(str(node.module), item.name) for item in node.names]
         elif isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            found = str(ast.get_source_segment(text, node))
-            plain = re.sub(r"  # type: ignore\[[\w-]+\]", "", found)
-            return Part(imports=tuple(imports), definitions=(plain,))
+            found = TYPE_COMMENT.sub("", str(ast.get_source_segment(text, node)))
+            return Part(imports=tuple(imports), definitions=(found,))
     raise KeyError(name)
+
+
+def module_of(text: str) -> Part:
+    """All of a module's source but its own docstring and what it imports from this project."""
+    imports: list[tuple[str, str]] = []
+    definitions: list[str] = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Import):
+            imports += [(item.name, "") for item in node.names]
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] not in OWN:
+            imports += [(str(node.module), item.name) for item in node.names]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            definitions.append(_plain(text, node, node.lineno))
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            first = min([node.lineno, *(item.lineno for item in node.decorator_list)])
+            definitions.append(_plain(text, node, first))
+    return Part(imports=tuple(imports), definitions=tuple(definitions))
+
+
+def _plain(text: str, node: ast.stmt, first: int) -> str:
+    lines = text.splitlines()[first - 1 : node.end_lineno]
+    return TYPE_COMMENT.sub("", "\n".join(lines))
 
 
 def assemble(docstring: str, parts: Iterable[Part]) -> str:
@@ -124,7 +148,7 @@ def _joined(between: str, texts: Iterable[str]) -> str:
 
 
 def _is_block(definition: str) -> bool:
-    return definition.startswith(("def ", "class "))
+    return definition.startswith(("def ", "class ", "@"))
 
 
 def _imports(items: Iterable[tuple[str, str]]) -> str:

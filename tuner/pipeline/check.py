@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from registry.errors import InvalidPlan
-from registry.plan import ComponentPlan, Plan
+from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.fuse import is_fused
 from tuner.pipeline.place import OFFLOADED, WHOLE_PIPELINE
 from tuner.pipeline.quantize import is_quantized
+from tuner.pipeline.streaming import streamed_names
 
 
 def check_plan(plan: Plan, pipe: Any, modules: Mapping[str, nn.Module], device: Any) -> None:
@@ -72,12 +73,30 @@ def _pipeline_problems(plan: Plan, pipe: Any) -> Iterable[str]:
 
 
 def _component_problems(name: str, module: nn.Module, plan: ComponentPlan) -> Iterable[str]:
+    if isinstance(plan.placement, StreamedBlocks):
+        yield from _streaming_problems(name, module, plan, plan.placement)
     if plan.compilation.scope != "none" and hasattr(module, "decode"):
         yield f"{name} is compiled, and pipelines call its decode, which is not"
     elif plan.compilation.scope == "regional" and not getattr(module, "_repeated_blocks", None):
         yield (
             f"{name} ({type(module).__name__}) names no repeated blocks: compile it whole or not"
             " at all"
+        )
+
+
+def _streaming_problems(
+    name: str, module: nn.Module, plan: ComponentPlan, placement: StreamedBlocks
+) -> Iterable[str]:
+    resident, slots = placement.resident_blocks, placement.slots
+    if hasattr(module, "decode") or not streamed_names(module, resident, slots):
+        yield (
+            f"{name} ({type(module).__name__}) has no repeated blocks that would stream with"
+            f" resident_blocks {resident} and {slots} slots"
+        )
+    if plan.compilation.scope == "whole":
+        yield (
+            f"{name} streams its blocks, and one compiled forward cannot wait for them: compile it"
+            " with scope regional or none"
         )
 
 

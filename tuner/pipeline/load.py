@@ -5,16 +5,18 @@ The peak of a load is therefore the plan's own weights plus one layer, not the b
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
-from registry.plan import ComponentPlan, Plan
+from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.fuse import fuse
+from tuner.pipeline.place import host_memory
 from tuner.pipeline.quantize import is_quantizable, quantize_layer
 from tuner.pipeline.skeleton import Skeleton
+from tuner.pipeline.streaming import pack_blocks, streamed_names
 from tuner.pipeline.weights import FusedWeights, WeightSource, component_source
 from tuner.protocol import ModelSpec
 
@@ -22,6 +24,8 @@ LayerDone = Callable[[str, int, int], None]
 """Called with (component, layers done, layers in all)."""
 
 HOST = torch.device("cpu")
+ON_DEVICE = frozenset({"resident", "streamed_blocks"})
+"""Placements whose layers are left on the device; blocks that stream leave it one by one."""
 
 
 def load_weights(
@@ -47,13 +51,35 @@ def materialise(
     """Give every layer of `module` its weights in turn, quantized under `plan`.
 
     Numbers are made and quantized on `device` whatever the placement, so that one plan gives the
-    same weights placed anywhere.
+    same weights placed anywhere. A block that streams goes to page-locked memory as it is complete.
+    Raises DeviceError where the host cannot hold it.
     """
-    home = device if plan.placement.kind == "resident" else HOST
-    tied = _TiedParameters(module)
     layers = list(module.named_modules())
-    with torch.no_grad():
-        for number, (name, layer) in enumerate(layers):
+    filling = _filling(component, layers, module, source, plan, device, done)
+    if not isinstance(plan.placement, StreamedBlocks):
+        deque(filling, maxlen=0)
+        return
+    streamed = streamed_names(module, plan.placement.resident_blocks, plan.placement.slots)
+    ends = {_last_inside(name, layers): name for name in streamed}
+    complete = (module.get_submodule(ends[name]) for name in filling if name in ends)
+    with host_memory(module):
+        pack_blocks(complete, device)
+
+
+def _filling(
+    component: str,
+    layers: Sequence[tuple[str, nn.Module]],
+    module: nn.Module,
+    source: WeightSource,
+    plan: ComponentPlan,
+    device: torch.device,
+    done: LayerDone,
+) -> Iterator[str]:
+    """Names of layers as each has its weights, quantized and at home."""
+    home = device if plan.placement.kind in ON_DEVICE else HOST
+    tied = _TiedParameters(module)
+    for number, (name, layer) in enumerate(layers):
+        with torch.no_grad():
             originals = {leaf: item for leaf, item in layer._parameters.items() if item is not None}
             _fill(layer, name, source, device, tied)
             if isinstance(layer, nn.Linear) and is_quantizable(name, layer, plan.quantization):
@@ -61,7 +87,13 @@ def materialise(
             _move(layer, home)
             for leaf, original in originals.items():
                 tied.note(original, layer._parameters[leaf])
-            done(component, number + 1, len(layers))
+        done(component, number + 1, len(layers))
+        yield name
+
+
+def _last_inside(block: str, layers: Sequence[tuple[str, nn.Module]]) -> str:
+    """The last of a block's layers to be filled."""
+    return [name for name, _ in layers if f"{name}.".startswith(f"{block}.")][-1]
 
 
 class _TiedParameters:

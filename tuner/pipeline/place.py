@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from registry.errors import PlanConflict
-from registry.plan import GroupOffload, PipelineOptions
+from registry.errors import DeviceError, PlanConflict
+from registry.plan import GroupOffload, PipelineOptions, StreamedBlocks
 from tuner.pipeline.release import release_after_use
+from tuner.pipeline.streaming import HostMemoryError, stream_blocks
 
 WHOLE_PIPELINE = ("model_offload", "sequential_offload")
 """Placements that diffusers applies to every component of a pipeline at once."""
@@ -29,7 +31,8 @@ def place(
 ) -> None:
     """Place the named components of `pipe`, which lie on the device or the host as their plan says.
 
-    Raises PlanConflict for a placement of the whole pipeline when only a part of it is free.
+    Raises PlanConflict for a placement of the whole pipeline when only a part of it is free, and
+    DeviceError where the host cannot hold what streams.
     """
     modules = pipeline_modules(pipe)
     kinds = {item.placement.kind for item in options.components.values()}
@@ -70,8 +73,26 @@ def _place_one(module: nn.Module, placement: Any, device: torch.device) -> None:
         module.to(device)
     elif placement.kind == "release_after_use":
         release_after_use(module, device)
+    elif isinstance(placement, StreamedBlocks):
+        _stream(module, placement, device)
     else:
         _group_offload(module, placement, device)
+
+
+def _stream(module: nn.Module, placement: StreamedBlocks, device: torch.device) -> None:
+    with host_memory(module):
+        stream_blocks(
+            module, device, resident_blocks=placement.resident_blocks, slots=placement.slots
+        )
+
+
+@contextmanager
+def host_memory(module: nn.Module) -> Iterator[None]:
+    """Raises DeviceError where the host cannot hold what streams of `module`."""
+    try:
+        yield
+    except HostMemoryError as error:
+        raise DeviceError(f"{type(module).__name__}: {error}") from error
 
 
 def _group_offload(module: nn.Module, placement: GroupOffload, device: torch.device) -> None:

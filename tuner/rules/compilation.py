@@ -59,6 +59,11 @@ def _swaps_compiled_quantized_weights(subject: ComponentSubject) -> bool:
     return is_grouped and subject.compiled and subject.quantized
 
 
+def _compiles_streaming_whole(subject: ComponentSubject) -> bool:
+    is_streamed = subject.choice.placement.kind == "streamed_blocks"
+    return is_streamed and subject.choice.compilation.scope == "whole"
+
+
 def _is_compiled_sequential(subject: ComponentSubject) -> bool:
     return subject.compiled and subject.choice.placement.kind == "sequential_offload"
 
@@ -129,6 +134,14 @@ RULES: tuple[Rule[ComponentSubject], ...] = (
         "group offloading swaps quantized weights, which compiled code holds on to",
         "ao#3632",
         _swaps_compiled_quantized_weights,
+    ),
+    Rule(
+        "compile-streamed-whole",
+        "impossible",
+        "blocks that stream wait for their weights between compiled regions; one graph of the "
+        "whole component has no such place",
+        "tests/tuner/pipeline/test_streaming.py",
+        _compiles_streaming_whole,
     ),
     Rule(
         "compile-sequential-offload",

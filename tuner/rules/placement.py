@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from registry.plan import GroupOffload
+from registry.plan import GroupOffload, StreamedBlocks
+from tuner.blocks import can_stream
 from tuner.layers import block_groups
 from tuner.rules.base import ComponentSubject, Rule, is_cuda
 
@@ -35,6 +36,11 @@ def _has_no_block_groups(subject: ComponentSubject) -> bool:
     if not isinstance(placement, GroupOffload) or placement.granularity != "block":
         return False
     return not block_groups(subject.component)
+
+
+def _has_nothing_to_stream(subject: ComponentSubject) -> bool:
+    placement = subject.choice.placement
+    return isinstance(placement, StreamedBlocks) and not can_stream(subject.component, placement)
 
 
 def _releases_every_step(subject: ComponentSubject) -> bool:
@@ -88,6 +94,13 @@ RULES: tuple[Rule[ComponentSubject], ...] = (
         "whole component would move as a single group",
         "diffusers hooks/group_offloading.py; tests/tuner/test_rules.py",
         _has_no_block_groups,
+    ),
+    Rule(
+        "stream-blocks",
+        "impossible",
+        "streaming needs more repeated blocks than fit in its slots beside the resident ones",
+        "tests/tuner/pipeline/test_streaming.py",
+        _has_nothing_to_stream,
     ),
     Rule(
         "release-denoiser",

@@ -20,12 +20,17 @@ On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks
 EAGER_ROUNDING = "emulate_precision_casts"
 """The Inductor option that searches for nothing and costs no time."""
 
-DETAILS = frozenset({"skip", "min_features", "fullgraph", "dynamic", "granularity", "stream"})
+DETAILS = frozenset(
+    {"skip", "min_features", "fullgraph", "dynamic", "granularity", "stream"}
+    | {"resident_blocks", "slots"}
+)
 """Parts of a choice that make a plan no less simple."""
 
 
 def placement_label(placement: Placement) -> str:
     """ "group_offload/leaf/stream" and the like: one word per distinct behaviour."""
+    if placement.kind == "streamed_blocks":
+        return f"{placement.kind}/{placement.resident_blocks}/{placement.slots}"
     if placement.kind != "group_offload":
         return placement.kind
     stream = "stream" if placement.stream else f"{placement.blocks_per_group}"

@@ -20,6 +20,7 @@ from registry.plan import (
     ReleaseAfterUse,
     Scheme,
     SequentialOffload,
+    StreamedBlocks,
     VaeOptions,
 )
 from registry.workload import Shape
@@ -175,6 +176,20 @@ CASES: dict[str, Case] = {
             'offload_type="block_level"',
             "num_blocks_per_group=2",
             'on_host = {"text_encoder_2", "transformer"}',
+        ),
+    ),
+    "streamed_blocks": Case(
+        denoiser(
+            placement=StreamedBlocks(resident_blocks=14, slots=3),
+            quantization=Quantization(scheme="int8_weight_only"),
+        ),
+        (
+            "def stream_blocks(",
+            "class Lane:",
+            "def streamed_blocks(",
+            "import mmap",
+            'home="cpu"',
+            "pipe.transformer, torch.device(DEVICE), resident_blocks=14, slots=3",
         ),
     ),
     "release": Case(

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tuner.export.source import call, literal, source_of
+from tuner.export.source import call, literal, module_of, source_of
 
 
 def test_literals() -> None:
@@ -27,3 +27,30 @@ def test_only_the_class_asked_for_is_taken_from_a_source() -> None:
     assert part.imports == (("os", ""), ("a", "b"))
     with pytest.raises(KeyError):
         source_of(text, "D")
+
+
+def test_a_whole_module_leaves_out_what_it_imports_from_here() -> None:
+    text = """\"Docstring.\"
+from __future__ import annotations
+import os
+from a import b
+from tuner.x import y
+
+SIZE = 3
+\"What it is.\"
+
+@b
+def f() -> int:  # type: ignore[misc]
+    # A reason.
+    return SIZE
+
+class C:
+    x: int = 1
+"""
+    part = module_of(text)
+    assert part.imports == (("os", ""), ("a", "b"))
+    assert part.definitions == (
+        "SIZE = 3",
+        "@b\ndef f() -> int:\n    # A reason.\n    return SIZE",
+        "class C:\n    x: int = 1",
+    )

@@ -30,6 +30,7 @@ from registry.plan import (
     ProcessOptions,
     Quantization,
     ReleaseAfterUse,
+    StreamedBlocks,
     VaeOptions,
 )
 from tests.tuner.fake_worker import CPU as DETECTED
@@ -94,6 +95,7 @@ COMPILED_SDXL = Plan(
         components={
             "unet": ComponentPlan(
                 quantization=quantization("float8_weight_only", min_features=64),
+                placement=StreamedBlocks(resident_blocks=1, slots=3),
                 compilation=Compilation(
                     scope="regional",
                     dynamic=True,

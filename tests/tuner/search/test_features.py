@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from registry.plan import Compilation, ComponentPlan, GroupOffload, PipelineOptions, Plan, Resident
+from registry.plan import (
+    Compilation,
+    ComponentPlan,
+    GroupOffload,
+    PipelineOptions,
+    Plan,
+    Resident,
+    StreamedBlocks,
+)
 from tests.tuner.landscape import make_plan
 from tuner.search.features import (
     complexity,
@@ -60,6 +68,7 @@ def test_pictures_are_told_apart_by_quantization_alone() -> None:
 
 def test_placements_are_told_apart() -> None:
     assert placement_label(GroupOffload()) == "group_offload/leaf/stream"
+    assert placement_label(StreamedBlocks(resident_blocks=14)) == "streamed_blocks/14/2"
     assert placement_label(Resident()) == "resident"
     assert placements(make_plan(placement=GroupOffload())) != placements(PLAIN)
     assert placements(FAST) == placements(PLAIN)
