@@ -28,7 +28,7 @@ from tuner.locks import DeviceLock
 from tuner.measured import complete
 from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
 from tuner.processes import ProcessTree, adopting_orphans, end_left_behind
-from tuner.protocol import EnvironmentJob, Hello, InventoryJob, Result, TrialJob
+from tuner.protocol import EnvironmentJob, Hello, InventoryJob, ProfileJob, Result, TrialJob
 from tuner.sampler import Sample, Sampler
 from tuner.signals import sigterm_interrupts
 from tuner.spawn import LOG_FILE, Worker, start_worker, worker_environment, write_job
@@ -36,7 +36,7 @@ from tuner.watch import Limits, Watch
 
 __all__ = ["Limits", "Outcome", "Runner"]
 
-AnyJob = TrialJob | InventoryJob | EnvironmentJob
+AnyJob = TrialJob | ProfileJob | InventoryJob | EnvironmentJob
 WORKER_MODULE = "tuner.pipeline.worker"
 KILL_GRACE_S = 3.0
 
@@ -174,7 +174,7 @@ class Runner:
 
     def _start(self, job: AnyJob, folder: Path, trial_id: str) -> Worker:
         descriptor = self._lock.descriptor if self._lock is not None else None
-        trial = job if isinstance(job, TrialJob) else None
+        trial = _trial_of(job)
         return start_worker(
             self._command,
             worker_environment(
@@ -192,8 +192,10 @@ class Runner:
         """The worker sees one GPU, as CUDA device 0, or none."""
         if isinstance(job, InventoryJob):
             return job
-        index = None if self._detection.device_uuid is None else 0
-        return job.model_copy(update={"device_index": index})
+        index = {"device_index": None if self._detection.device_uuid is None else 0}
+        if isinstance(job, ProfileJob):
+            return job.model_copy(update={"trial": job.trial.model_copy(update=index)})
+        return job.model_copy(update=index)
 
     def _failure(self, watch: Watch, worker: Worker, *, oom_killed: bool) -> Failure | None:
         if watch.result is not None:
@@ -214,6 +216,12 @@ class Runner:
                 oom_killed=oom_killed,
             )
         )
+
+
+def _trial_of(job: AnyJob) -> TrialJob | None:
+    if isinstance(job, ProfileJob):
+        return job.trial
+    return job if isinstance(job, TrialJob) else None
 
 
 def _not_started(failure: Failure, folder: Path) -> Outcome:
