@@ -161,7 +161,8 @@ class ArtifactRef(Frozen):
 
 class Trial(Frozen):
     """One candidate tried at one rung, as kept in a study. Exactly one of `measurement` and
-    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why)."""
+    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why). `log` is what
+    its worker printed, where that was kept; of a profile it is the trace."""
 
     rung: Rung
     plan: Plan

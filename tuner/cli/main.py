@@ -26,6 +26,7 @@ COMMANDS = {
     "models": "tuner.cli.models",
     "doctor": "tuner.cli.doctor",
     "space": "tuner.cli.space",
+    "profile": "tuner.cli.profile",
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",
     "registry": "tuner.cli.registry",
