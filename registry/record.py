@@ -161,8 +161,9 @@ class ArtifactRef(Frozen):
 
 class Trial(Frozen):
     """One candidate tried at one rung, as kept in a study. Exactly one of `measurement` and
-    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why). `log` is what
-    its worker printed, where that was kept; of a profile it is the trace."""
+    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why); one that was
+    dropped and that an audit tried all the same has both. `log` is what its worker printed, where
+    that was kept; of a profile it is the trace."""
 
     rung: Rung
     plan: Plan
