@@ -34,8 +34,11 @@ class PastTrials:
     inventories: Mapping[str, ModelInventory]
 
 
-def past_trials(registry: Registry, model_name: str | None = None) -> PastTrials:
-    """One case for each plan of each study that was predicted and measured."""
+def past_trials(
+    registry: Registry, model_name: str | None = None, *, contaminated: bool = False
+) -> PastTrials:
+    """One case for each plan of each study that was predicted and measured. `contaminated` takes
+    trials in, too, that ran beside foreign load."""
     left_out: Counter[str] = Counter()
     inventories: dict[str, ModelInventory | None] = {}
     cases: list[Case] = []
@@ -44,17 +47,23 @@ def past_trials(registry: Registry, model_name: str | None = None) -> PastTrials
         key = inventory_key(spec)
         if key not in inventories:
             inventories[key] = known_inventory(registry, spec)
-        chosen = _most_complete(registry.trials(study.id), left_out)
+        trials = registry.trials(study.id)
+        if study.request.get("command") == "profile":
+            left_out["profiled"] += len(trials)
+            continue
+        chosen = _most_complete(trials, left_out, contaminated=contaminated)
         cases += _cases(study, key, inventories[key], chosen)
     known = {key: item for key, item in inventories.items() if item is not None}
-    return PastTrials(tuple(cases), dict(left_out), known)
+    return PastTrials(tuple(cases), dict(+left_out), known)
 
 
-def _most_complete(trials: tuple[Trial, ...], left_out: Counter[str]) -> dict[int, Trial]:
+def _most_complete(
+    trials: tuple[Trial, ...], left_out: Counter[str], *, contaminated: bool
+) -> dict[int, Trial]:
     """By their numbers in the study."""
     chosen: dict[str, tuple[int, Trial]] = {}
     for number, trial in enumerate(trials, start=1):
-        reason = _why_not(trial)
+        reason = _why_not(trial, contaminated=contaminated)
         known = chosen.get(trial.plan.digest)
         if reason is not None:
             left_out[reason] += 1
@@ -66,14 +75,14 @@ def _most_complete(trials: tuple[Trial, ...], left_out: Counter[str]) -> dict[in
     return dict(chosen.values())
 
 
-def _why_not(trial: Trial) -> str | None:
+def _why_not(trial: Trial, *, contaminated: bool) -> str | None:
     if trial.measurement is None:
         kind = trial.failure.kind.replace("_", " ") if trial.failure else "not run"
         return f"failed ({kind})" if trial.failure else kind
     if trial.estimate is None:
         return "not predicted"
-    if trial.measurement.contaminated is not None:
-        return "contaminated or profiled"
+    if trial.measurement.contaminated is not None and not contaminated:
+        return "contaminated"
     return None if trial.rung in COMPLETE else f"{trial.rung} rung"
 
 

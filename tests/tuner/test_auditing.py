@@ -196,6 +196,27 @@ def test_a_stopped_audit_goes_on_and_repeats_nothing(bench: StudyBench, after: i
     assert bench.leftovers() == []
 
 
+class KilledHere(BaseException):
+    """Nothing of the study handles it, as nothing would a SIGKILL."""
+
+
+def test_an_audit_that_was_killed_goes_on(bench: StudyBench) -> None:
+    def die(event: StudyEvent) -> None:
+        if isinstance(event, TrialFinished) and event.trial.dropped is not None:
+            raise KilledHere
+
+    with pytest.raises(KilledHere):
+        bench.run(die, audit=4)
+    assert bench.study().status == "interrupted"
+    before = bench.registry.history()
+    assert before
+    jobs, kept = bench.trial_jobs(), keys_of(bench.trials)
+    outcome = bench.run(audit=4)
+    assert not set(kept) & set(bench.trial_jobs() - jobs), "a finished trial ran again"
+    assert report_of(outcome).complete
+    assert bench.registry.history() == before
+
+
 def test_stopped_or_not_an_audit_finds_the_same(tmp_path: Path) -> None:
     found = []
     for name in ("whole", "broken"):

@@ -261,11 +261,21 @@ def test_what_says_nothing_of_a_prediction_is_left_out(tmp_path: Path) -> None:
     found = past_trials(registry)
     assert found.cases == ()
     assert found.left_out == {
-        "contaminated or profiled": 1,
+        "contaminated": 1,
         "failed (out of memory)": 1,
         "not predicted": 1,
         "not run": 1,
     }
+
+
+def test_trials_beside_foreign_load_count_where_they_are_asked_for(tmp_path: Path) -> None:
+    registry = open_registry(tmp_path / "plans.db")
+    noisy = measurement(guess(EAGER, ONE_PICTURE), contaminated="4 GB of another process")
+    kept(registry, [trial(EAGER, "pipeline", measurement=noisy)])
+    kept(registry, [trial(EAGER, "denoiser", measurement=noisy)], command="profile")
+    found = past_trials(registry, contaminated=True)
+    assert len(found.cases) == 1
+    assert found.left_out == {"profiled": 1}
 
 
 def test_only_the_model_that_is_asked_for(tmp_path: Path) -> None:

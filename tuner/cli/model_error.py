@@ -33,12 +33,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="How many of the worst predictions to list.",
 )
+@click.option(
+    "--contaminated",
+    is_flag=True,
+    help="Count trials that ran beside foreign load too: their peaks hold, their times may not.",
+)
 @json_option()
 @registry_option()
 def command(
     model: str | None,
     groups: tuple[str, ...],
     count: int,
+    contaminated: bool,
     as_json: bool,
     registry_url: str | None,
 ) -> None:
@@ -52,7 +58,7 @@ def command(
 
     named = [parse_group(text) for text in groups]
     name = None if model is None else recorded_name(model)
-    found = past_trials(opened(registry_url), name)
+    found = past_trials(opened(registry_url), name, contaminated=contaminated)
     apart = [held_out(found.cases, found.inventories, axis, value) for axis, value in named]
     if as_json:
         print_json(as_data(found, apart, count))
@@ -88,8 +94,7 @@ def _print(found: PastTrials, apart: list[HeldOut], count: int) -> None:
         click.echo("No trial of this registry was both predicted and measured.")
     else:
         print_rich(report.overall_table(spreads(found.cases)))
-        for axis in AXES:
-            print_rich(report.group_table(axis, grouped(found.cases, axis)))
+        print_rich(report.groups_table({axis: grouped(found.cases, axis) for axis in AXES}))
         for metric in METRICS if count else ():
             print_rich(report.worst_table(metric, worst(found.cases, metric, count)))
         for item in apart:

@@ -13,6 +13,7 @@ from tuner.report.tables import table
 from tuner.units import format_bytes, format_seconds
 
 TITLES: Mapping[Metric, str] = {"peak": "Device peak", "latency": "A request", "step": "A step"}
+SHORT: Mapping[Metric, str] = {"peak": "Peaks", "latency": "Requests", "step": "Steps"}
 NOTHING = ("–",) * 4
 
 
@@ -23,16 +24,20 @@ def overall_table(found: Spreads) -> Table:
     return table("Predicted", *columns, rows=rows)
 
 
-def group_table(axis: str, groups: Mapping[str, Spreads]) -> Table:
-    """One row a value of the axis: of each metric its count, share within, median and 95th
+def groups_table(axes: Mapping[str, Mapping[str, Spreads]]) -> Table:
+    """One row a value of each axis: of each metric its count, share within, median and 95th
     percentile."""
     columns = [
-        f">{TITLES[metric]}{what}"
+        column
         for metric in METRICS
-        for what in ("", f" ≤{TOLERANCE[metric]:.0%}", " median", " p95")
+        for column in (f">{SHORT[metric]}", f">≤{TOLERANCE[metric]:.0%}", ">median", ">p95")
     ]
-    rows = ((value, *_metric_cells(found)) for value, found in groups.items())
-    return table(axis.capitalize(), *columns, rows=rows)
+    rows = (
+        (axis, value, *_metric_cells(found))
+        for axis, groups in axes.items()
+        for value, found in groups.items()
+    )
+    return table("By", "", *columns, rows=rows)
 
 
 def worst_table(metric: Metric, found: Sequence[tuple[Case, float]]) -> Table:

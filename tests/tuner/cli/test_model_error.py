@@ -24,7 +24,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_errors_are_printed_by_every_axis(database: str, home: Path, capsys: Captured) -> None:
     assert run(["model-error", "--registry", database, "--worst", "2"]) == 0
     printed = capsys.readouterr().out
-    for part in ("Device peak", "A request", "Family", "flux", "Resolution", "64x64", "Placement"):
+    for part in ("Device peak", "A request", "family", "flux", "resolution", "64x64", "placement"):
         assert part in printed
     assert "Worst: device peak" in printed
     assert "repeats a plan of its study" in printed
