@@ -178,6 +178,8 @@ class _Study:
         records = [self._record(proven, baseline) for proven in search.proven()]
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
         status = self._end_status(bool(records))
+        if self._desk.request.audit and not records:
+            self._journal.note("no audit: nothing was published that dropped plans could beat")
         notes = self._journal.notes
         self._summary = {"records": len(records), "untried": len(idle), "notes": list(notes)}
         audits = bool(records and self._desk.request.audit)

@@ -258,6 +258,13 @@ def test_the_time_limit_is_for_the_answer(tmp_path: Path) -> None:
     assert report_of(outcome).complete
 
 
+def test_without_an_answer_there_is_no_audit(bench: StudyBench) -> None:
+    bench.rule({"failure": "error"}, rung="replay")
+    outcome = bench.run(audit=3)
+    assert (outcome.published, outcome.audit) == ((), None)
+    assert any(note.startswith("no audit: ") for note in outcome.notes)
+
+
 @pytest.mark.parametrize("host_budget_bytes", [None, 5 * MB])
 def test_what_would_fill_the_host_is_tried_only_under_a_budget(
     tmp_path: Path, host_budget_bytes: int | None
