@@ -162,7 +162,9 @@ class ArtifactRef(Frozen):
 
 class Trial(Frozen):
     """One candidate tried at one rung, as kept in a study. Exactly one of `measurement` and
-    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why).
+    `failure` is set, except for a candidate dropped unmeasured (`dropped` says why); one that was
+    dropped and that an audit tried all the same has both. `log` is what its worker printed, where
+    that was kept; of a profile it is the trace.
 
     `hidden_s` of its worker's start passed while the trial before it ran; they are not in
     `duration_s`, and are in the measurement's `start_s`.

@@ -59,6 +59,8 @@ def test_no_module_beside_the_pipeline_loads_torch() -> None:
         ["history"],
         ["space", "--model", "tiny-flux", "--vram", "2GB"],
         ["doctor"],
+        ["model-error"],
+        ["profile", "--model", "no-such-model"],
     ],
     ids=lambda command: command[0],
 )

@@ -111,14 +111,23 @@ class CallModel:
         return total_s
 
     def _layer_s(self, layer: LinearLayer, rows: int, scheme: Scheme, compiled: bool) -> float:
-        overhead_s = self._packing_bytes(layer, rows, scheme, compiled) / self._bandwidth
-        if rows <= FEW_ROWS and self.peaks.is_cuda:
-            return overhead_s + self._few_rows_s(layer, scheme)
-        flops = 2 * rows * layer.weight_elements
-        product_s = flops / (self._matmul_peak(scheme) * LINEAR_EFFICIENCY[scheme])
-        if scheme == "int8_dynamic" and not compiled and self.peaks.is_cuda:
+        overhead_s = self.packing_s(layer, rows, scheme, compiled)
+        product_s = self.product_s(layer, rows, scheme)
+        few = rows <= FEW_ROWS and self.peaks.is_cuda
+        if scheme == "int8_dynamic" and not compiled and self.peaks.is_cuda and not few:
             product_s *= EAGER_INT8_PENALTY
         return overhead_s + product_s
+
+    def product_s(self, layer: LinearLayer, rows: int, scheme: Scheme) -> float:
+        """The matrix product of one layer alone, by the best kernels known for its scheme."""
+        if rows <= FEW_ROWS and self.peaks.is_cuda:
+            return self._few_rows_s(layer, scheme)
+        flops = 2 * rows * layer.weight_elements
+        return flops / (self._matmul_peak(scheme) * LINEAR_EFFICIENCY[scheme])
+
+    def packing_s(self, layer: LinearLayer, rows: int, scheme: Scheme, compiled: bool) -> float:
+        """Quantizing a layer's input, or unpacking its weight."""
+        return self._packing_bytes(layer, rows, scheme, compiled) / self._bandwidth
 
     def _few_rows_s(self, layer: LinearLayer, scheme: Scheme) -> float:
         if scheme.startswith("float8_dynamic"):
@@ -156,13 +165,26 @@ class CallModel:
         backend: AttentionBackend,
     ) -> float:
         """Attention, convolutions and element-wise work."""
+        return (
+            self.attention_s(activity, backend)
+            + self.convolution_s(activity, channels_last=choice.channels_last)
+            + self.elementwise_s(activity, compiled)
+        )
+
+    def attention_s(self, activity: ComponentActivity, backend: AttentionBackend) -> float:
         peak = self.peaks.matmul(self.dtype)
-        attention_s = activity.attention_flops / (peak * attention_efficiency(backend, self.peaks))
-        gain = CHANNELS_LAST_GAIN if choice.channels_last else 1.0
-        convolution_s = activity.convolution_flops / (peak * CONVOLUTION_EFFICIENCY * gain)
+        return activity.attention_flops / (peak * attention_efficiency(backend, self.peaks))
+
+    def convolution_s(self, activity: ComponentActivity, *, channels_last: bool) -> float:
+        gain = CHANNELS_LAST_GAIN if channels_last else 1.0
+        peak = self.peaks.matmul(self.dtype)
+        return activity.convolution_flops / (peak * CONVOLUTION_EFFICIENCY * gain)
+
+    def elementwise_s(self, activity: ComponentActivity, compiled: bool) -> float:
+        """Of everything between the products: normalisation, modulation, activations."""
         scale = DTYPE_BYTES[self.dtype] / DTYPE_BYTES["bfloat16"]
         moved = activity.elementwise_bytes * scale * (FUSED_TRAFFIC if compiled else 1.0)
-        return attention_s + convolution_s + moved / self._bandwidth
+        return moved / self._bandwidth
 
     def _host_s(self, item: Footprint, compiled: bool) -> float:
         each_s = LAUNCH_S[compiled]

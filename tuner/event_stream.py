@@ -12,12 +12,21 @@ from tuner.protocol import (
     EnvironmentResult,
     Hello,
     InventoryResult,
+    ProfileResult,
     Progress,
     TrialResult,
     WorkerFailure,
 )
 
-AnyEvent = Hello | Progress | TrialResult | InventoryResult | EnvironmentResult | WorkerFailure
+AnyEvent = (
+    Hello
+    | Progress
+    | TrialResult
+    | ProfileResult
+    | InventoryResult
+    | EnvironmentResult
+    | WorkerFailure
+)
 MAX_EVENT_BYTES = 64 * 2**20
 SHOWN_CHARACTERS = 120
 

@@ -14,12 +14,15 @@ from tuner.labels import describe
 
 
 class Journal:
-    """Of one study. `kept` are the trials that finished in runs before this one."""
+    """Of one study. `kept` are the trials that finished in runs before this one, `audited` those
+    of them that an audit ran: neither baseline nor search must take them for their own."""
 
     def __init__(
         self, registry: Registry, study_id: str, inventory: ModelInventory, listener: Listener
     ) -> None:
-        self.kept = registry.trials(study_id)
+        before = registry.trials(study_id)
+        self.kept = tuple(trial for trial in before if trial.dropped is None)
+        self.audited = tuple(trial for trial in before if trial.dropped is not None)
         self._registry, self._study_id = registry, study_id
         self._inventory, self._listener = inventory, listener
         self._started = 0
@@ -28,6 +31,11 @@ class Journal:
     @property
     def notes(self) -> tuple[str, ...]:
         return tuple(self._notes)
+
+    def own_trials(self) -> tuple[Trial, ...]:
+        """Every finished trial of baseline and search, of this run and those before."""
+        every = self._registry.trials(self._study_id)
+        return tuple(trial for trial in every if trial.dropped is None)
 
     def label(self, plan: Plan) -> str:
         """The plan in a few words."""

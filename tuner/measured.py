@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.record import Measurement, PeakMemory
 from tuner.detect import Detection
 from tuner.foreign import unexplained_growth
-from tuner.protocol import Result, TrialResult
+from tuner.protocol import ProfileResult, Result, TrialResult
 from tuner.sampler import Sampler
 
 
@@ -13,8 +13,17 @@ def complete(
     result: Result | None, sampler: Sampler, detection: Detection, contaminated: str | None
 ) -> Result | None:
     """A trial's result with peaks, clocks and foreign load filled in; others unchanged."""
-    if not isinstance(result, TrialResult):
-        return result
+    if isinstance(result, ProfileResult):
+        trial = _complete(result.trial, sampler, detection, contaminated)
+        return result.model_copy(update={"trial": trial})
+    if isinstance(result, TrialResult):
+        return _complete(result, sampler, detection, contaminated)
+    return result
+
+
+def _complete(
+    result: TrialResult, sampler: Sampler, detection: Detection, contaminated: str | None
+) -> TrialResult:
     on_gpu = detection.device_uuid is not None
     own = result.measurement
     memory = (_on_gpu if on_gpu else _on_cpu)(own.memory, sampler)

@@ -10,8 +10,10 @@ from registry.record import Trial
 from tuner.candidate import Candidate
 from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
+from tuner.objective import Judge
 from tuner.publishing import measured
 from tuner.request import StudyRequest
+from tuner.rules import RuleBook
 from tuner.search import Search
 from tuner.shortage import shortage
 from tuner.space import Survey, baseline_plans, survey
@@ -35,16 +37,30 @@ class Planning:
             self._cost_model(corrections),
         )
 
+    @property
+    def judge(self) -> Judge:
+        """Scores plans as the search among them does."""
+        steps = self._request.steps or self._inventory.default_steps
+        return Judge(self._request.objective, self._request.workload, steps)
+
+    @property
+    def rules(self) -> RuleBook:
+        return RuleBook(self._inventory, self._environment)
+
+    @property
+    def caps_host(self) -> bool:
+        """Whether a trial that needs too much of the host's memory is ended before the host is."""
+        return self._request.host_budget_bytes is not None
+
     def baselines(self) -> tuple[Candidate, ...]:
         """Placements of the unquantized model, the fastest first, whether they fit or not."""
         plans = baseline_plans(self._inventory, self._environment)
-        return tuple(self._candidate(plan) for plan in plans)
+        return tuple(self.candidate(plan) for plan in plans)
 
     def search(self, baseline: Trial) -> Search:
         """Among candidates estimated again with what the baseline taught; nothing is told yet."""
-        frozen = self._candidate(baseline.plan).estimate
-        corrections = learn([(baseline.plan, frozen, measured(baseline))], self._inventory)
-        reference = self._candidate(baseline.plan, corrections)
+        corrections = self.taught_by(baseline)
+        reference = self.candidate(baseline.plan, corrections)
         return Search(
             self.survey(corrections).kept or (reference,),
             objective=self._request.objective,
@@ -56,7 +72,11 @@ class Planning:
             exhaustive=self._request.exhaustive,
         )
 
-    def _candidate(self, plan: Plan, corrections: Corrections | None = None) -> Candidate:
+    def taught_by(self, baseline: Trial) -> Corrections:
+        frozen = self.candidate(baseline.plan).estimate
+        return learn([(baseline.plan, frozen, measured(baseline))], self._inventory)
+
+    def candidate(self, plan: Plan, corrections: Corrections | None = None) -> Candidate:
         model = self._cost_model(corrections)
         return Candidate(plan, model.estimate(plan, self._request.workload, self._request.steps))
 

@@ -19,7 +19,7 @@ from registry.environment import Environment
 from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.record import FailureKind, Measurement, QualityScore, Rung
-from registry.workload import ModelRef, Workload
+from registry.workload import ModelRef, Shape, Workload
 
 PROTOCOL = 1
 EVENT_FD_VARIABLE = "TUNER_EVENT_FD"
@@ -81,6 +81,18 @@ class TrialJob(Frozen):
     image_out: str | None = None
 
 
+class ProfileJob(Frozen):
+    """Do a denoiser trial, then `steps` more denoiser steps of `shape`, one of the workload's,
+    under `torch.profiler`. The trace goes to `trace_out`: chrome's JSON, compressed by gzip."""
+
+    kind: Literal["profile"] = "profile"
+    protocol: int = PROTOCOL
+    trial: TrialJob
+    shape: Shape
+    steps: int = Field(default=3, ge=1)
+    trace_out: str
+
+
 class EnvironmentJob(Frozen):
     """Say hello and leave: the worker's own Environment is the authoritative one."""
 
@@ -89,8 +101,8 @@ class EnvironmentJob(Frozen):
     device_index: int | None = None
 
 
-Job = Annotated[InventoryJob | TrialJob | EnvironmentJob, Field(discriminator="kind")]
-JOB = TypeAdapter[InventoryJob | TrialJob | EnvironmentJob](Job)
+Job = Annotated[InventoryJob | TrialJob | ProfileJob | EnvironmentJob, Field(discriminator="kind")]
+JOB = TypeAdapter[InventoryJob | TrialJob | ProfileJob | EnvironmentJob](Job)
 
 
 class Handover(Frozen):
@@ -124,7 +136,7 @@ class Hello(Frozen):
 
 class Progress(Frozen):
     """Proof of life. `done` of `total` where a phase counts; `phase` is "load", "reference",
-    "compile", "steps", "images", "score", "artifacts", "inventory"."""
+    "compile", "steps", "trace", "images", "score", "artifacts", "inventory"."""
 
     event: Literal["progress"] = "progress"
     phase: str
@@ -149,6 +161,47 @@ class TrialResult(Frozen):
     counters: FrozenMapping[int] = Field(default={}, validate_default=True)
 
 
+class TracedOp(Frozen):
+    """All calls of one kernel, copy or operator in a trace. `category` is the trace's own.
+
+    `total_us` is their duration; `own_us` what of it nothing else accounts for: of an operator,
+    without those that it calls; of a kernel or copy, without what ran beside earlier ones.
+    """
+
+    name: str
+    category: str
+    calls: int
+    total_us: float
+    own_us: float
+
+
+class StepTrace(Frozen):
+    """What `steps` denoiser steps did in `window_us`, on the device that `on` names.
+
+    `own_us` of all `ops` and `idle_us` add up to the window. `idle_us` is by cause (see
+    `tuner.traces`); `launches` counts the host's calls that start kernels.
+    """
+
+    on: Literal["cuda", "cpu"]
+    steps: int
+    window_us: float
+    ops: tuple[TracedOp, ...]
+    idle_us: FrozenMapping[float]
+    launches: int
+
+
+class ProfileResult(Frozen):
+    """`trial` was measured before the profiler began. `graph_breaks` counts them by reason;
+    `recompiles` says of each graph compiled again which guard failed."""
+
+    event: Literal["profile_result"] = "profile_result"
+    trial: TrialResult
+    trace: StepTrace
+    graph_breaks: FrozenMapping[int]
+    recompiles: tuple[str, ...]
+    trace_bytes: int
+
+
 class InventoryResult(Frozen):
     event: Literal["inventory_result"] = "inventory_result"
     inventory: ModelInventory
@@ -167,10 +220,22 @@ class WorkerFailure(Frozen):
 
 
 Event = Annotated[
-    Hello | Progress | TrialResult | InventoryResult | EnvironmentResult | WorkerFailure,
+    Hello
+    | Progress
+    | TrialResult
+    | ProfileResult
+    | InventoryResult
+    | EnvironmentResult
+    | WorkerFailure,
     Field(discriminator="event"),
 ]
 EVENT = TypeAdapter[
-    Hello | Progress | TrialResult | InventoryResult | EnvironmentResult | WorkerFailure
+    Hello
+    | Progress
+    | TrialResult
+    | ProfileResult
+    | InventoryResult
+    | EnvironmentResult
+    | WorkerFailure
 ](Event)
-Result = TrialResult | InventoryResult | EnvironmentResult
+Result = TrialResult | ProfileResult | InventoryResult | EnvironmentResult

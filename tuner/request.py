@@ -10,6 +10,7 @@ from registry.environment import Environment
 from registry.inventory import ModelInventory
 from registry.record import Measurement, Objective, Policy, TuningRecord
 from registry.workload import Workload
+from tuner.audit import AuditReport
 from tuner.protocol import ModelSpec
 from tuner.space import SPACE_VERSION
 
@@ -24,7 +25,9 @@ DEFAULT_SEEDS = (0, 1)
 class StudyRequest:
     """One model, one workload, one budget. `steps` None is the model's default number.
 
-    `prompts` and `seeds` are compared side by side, the shorter list repeated.
+    `prompts` and `seeds` are compared side by side, the shorter list repeated. `audit` is how many
+    of the candidates that were dropped unmeasured are tried after the answer is published, within
+    `audit_limit_s`; like the time limit it is no part of the question.
     """
 
     model: ModelSpec
@@ -40,6 +43,8 @@ class StudyRequest:
     seeds: tuple[int, ...] = DEFAULT_SEEDS
     share: bool = False
     keep_logs: bool = False
+    audit: int = 0
+    audit_limit_s: float | None = None
 
     def identity(self, inventory: ModelInventory, environment: Environment) -> str:
         """Equal for the same question on the same machine: such a study is continued. The time
@@ -74,7 +79,8 @@ class StudyRequest:
 class StudyOutcome:
     """How a study ended. `published` are record ids, best first; `best` is the first of them.
     `untried` are one-line labels of what was not measured; `notes` are for people. `hidden_s` of
-    starting workers passed while other trials ran, over all runs of the study."""
+    starting workers passed while other trials ran, over all runs of the study. `audit` is there
+    where one was asked for."""
 
     study_id: str
     published: tuple[str, ...]
@@ -84,3 +90,4 @@ class StudyOutcome:
     untried: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     hidden_s: float = 0.0
+    audit: AuditReport | None = None

@@ -29,7 +29,7 @@ from tuner.measured import complete
 from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
 from tuner.outcome import Outcome, failure_of, not_started
 from tuner.processes import ProcessTree, adopting_orphans, end_left_behind
-from tuner.protocol import EnvironmentJob, InventoryJob, TrialJob
+from tuner.protocol import EnvironmentJob, InventoryJob, ProfileJob, TrialJob
 from tuner.sampler import Sample, Sampler
 from tuner.signals import sigterm_interrupts
 from tuner.spawn import LOG_FILE, Worker, start_worker, worker_environment, write_job
@@ -38,7 +38,7 @@ from tuner.watch import Limits, Watch
 
 __all__ = ["Limits", "Outcome", "Runner"]
 
-AnyJob = TrialJob | InventoryJob | EnvironmentJob
+AnyJob = TrialJob | ProfileJob | InventoryJob | EnvironmentJob
 WORKER_MODULE = "tuner.pipeline.worker"
 KILL_GRACE_S = 3.0
 
@@ -243,7 +243,7 @@ class Runner:
         return self._start(folder, trial_id, environment, ahead=True)
 
     def _environment_of(self, job: AnyJob) -> dict[str, str]:
-        trial = job if isinstance(job, TrialJob) else None
+        trial = _trial_of(job)
         return worker_environment(
             self._environ,
             trial.plan.process if trial else ProcessOptions(),
@@ -255,5 +255,13 @@ class Runner:
         """The worker sees one GPU, as CUDA device 0, or none."""
         if isinstance(job, InventoryJob):
             return job
-        index = None if self._detection.device_uuid is None else 0
-        return job.model_copy(update={"device_index": index})
+        index = {"device_index": None if self._detection.device_uuid is None else 0}
+        if isinstance(job, ProfileJob):
+            return job.model_copy(update={"trial": job.trial.model_copy(update=index)})
+        return job.model_copy(update=index)
+
+
+def _trial_of(job: AnyJob) -> TrialJob | None:
+    if isinstance(job, ProfileJob):
+        return job.trial
+    return job if isinstance(job, TrialJob) else None

@@ -7,8 +7,10 @@ registry before the next begins, so a run that was killed continues where it was
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from registry.environment import Environment
 from registry.errors import Interrupted, TrialFailed
@@ -17,6 +19,7 @@ from registry.record import Measurement, Rung, Trial, TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.studies import StudyEnd, StudyEndStatus, StudyRow
+from tuner.auditing import answers_of, audit_of
 from tuner.baseline import choose_baseline
 from tuner.clock import Clock, TimeLimit
 from tuner.config import Settings
@@ -114,6 +117,9 @@ class _Study:
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None
         self._status: StudyEndStatus = "interrupted"
+        self._summary: dict[str, Any] = {}
+        # Published already: then only the audit was left, and is gone on with.
+        self._answers = answers_of(registry, row)
 
     def run(self) -> StudyOutcome:
         """The folder stays where a later run can go on with it."""
@@ -140,11 +146,11 @@ class _Study:
         for trial in (*standing(self._journal.kept), baseline):
             self._tell(search, trial)
         self._journal.stage("search")
-        while (proposal := search.ask(self._time_limit.remaining_s)) is not None:
+        while not self._answers and (proposal := search.ask(self._time_limit.remaining_s)):
             run = partial(self._run, proposal)
             self._tell(search, self._journal.trial(proposal.rung, proposal.plan, run))
             self._announce_best(search)
-        return self._publish(search, baseline)
+        return self._audited(self._publish(search, baseline), search, baseline)
 
     def _run(self, proposal: Proposal) -> Finished:
         plan, estimate = proposal.plan, proposal.estimate
@@ -180,16 +186,19 @@ class _Study:
             )
         idle = [(self._journal.label(item.plan), item.reason) for item in search.untried()]
         self._status = self._end_status(bool(records))
+        if self._desk.request.audit and not records:
+            self._journal.note("no audit: nothing was published that dropped plans could beat")
         notes = self._journal.notes
         trials = self._registry.trials(self._row.id)
         hidden_s = sum(trial.hidden_s for trial in trials)
-        summary = {
+        self._summary = {
             "records": len(records),
             "untried": len(idle),
             "notes": list(notes),
             "start_up_hidden_s": hidden_s,
         }
-        end = StudyEnd(self._row.id, self._status, summary)
+        audits = bool(records and self._desk.request.audit)
+        end = StudyEnd(self._row.id, "interrupted" if audits else self._status, self._summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)
         return StudyOutcome(
             study_id=self._row.id,
@@ -202,6 +211,19 @@ class _Study:
             notes=notes,
         )
 
+    def _audited(self, outcome: StudyOutcome, search: Search, baseline: Trial) -> StudyOutcome:
+        """The answer stands, whatever the audit says. Stopped, the same request goes on with it."""
+        if outcome.best is None or not self._desk.request.audit:
+            return outcome
+        audit = audit_of(self._desk, self._journal, self._planning, search, baseline, outcome.best)
+        try:
+            audit.run(TimeLimit(self._clock, self._desk.request.audit_limit_s))
+        finally:
+            report = audit.report()
+            self._summary["audit"] = report.as_json()
+        self._end("finished")
+        return replace(outcome, audit=report)
+
     def _end_status(self, proved: bool) -> StudyEndStatus:
         """A run that proved nothing, for want of time or by replays that may yet repeat, is
         continued by the next like it."""
@@ -213,6 +235,8 @@ class _Study:
         return "interrupted"
 
     def _record(self, proven: Proven, baseline: Trial) -> TuningRecord:
+        if proven.plan.digest in self._answers:
+            return self._answers[proven.plan.digest]
         artifact = self._replayer.artifact(proven.plan)
         return make_record(
             self._desk.request,
@@ -227,7 +251,7 @@ class _Study:
 
     def _end(self, status: StudyEndStatus) -> None:
         now = self._clock.now()
-        self._registry.finish_study(self._row.id, status=status, summary={}, now=now)
+        self._registry.finish_study(self._row.id, status=status, summary=self._summary, now=now)
 
     def _remove_folder(self) -> None:
         shutil.rmtree(self._desk.folder, ignore_errors=True)

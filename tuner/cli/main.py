@@ -26,6 +26,8 @@ COMMANDS = {
     "models": "tuner.cli.models",
     "doctor": "tuner.cli.doctor",
     "space": "tuner.cli.space",
+    "profile": "tuner.cli.profile",
+    "model-error": "tuner.cli.model_error",
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",
     "registry": "tuner.cli.registry",

@@ -58,6 +58,22 @@ MAX_SEED = 2**63 - 1
     type=DURATION,
     help="Publish the best proved by then, such as 8m or 1h30m.  [default: none]",
 )
+@click.option(
+    "--audit",
+    metavar="[N]",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=20,
+    default=0,
+    help="After publishing, try N candidates that were dropped unmeasured, and say which of them "
+    "should not have been.  [default: 0; --audit alone: 20]",
+)
+@click.option(
+    "--audit-limit",
+    "audit_limit_s",
+    type=DURATION,
+    help="End the audit by then, counted from its own start.  [default: none]",
+)
 @click.option("--share", is_flag=True, help="Tune beside other processes; the figures are marked.")
 @click.option(
     "--prompt", "prompts", multiple=True, help="Prompt to compare pictures on; repeatable."

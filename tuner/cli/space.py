@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
     from tuner.protocol import ModelSpec
     from tuner.shapes import Size
     from tuner.space import Candidate, Dropped, Survey
-
-COUNT_LIMIT_S = 1800.0
-"""Counting takes seconds; the rest is for a download from the hub."""
 
 
 @click.command("space")
@@ -128,35 +124,20 @@ def _count(
     settings: Settings, spec: ModelSpec, workload: Workload, detection: Detection
 ) -> ModelInventory:
     from registry.client import open_registry
+    from tuner.counting import count_model
     from tuner.inventories import counted_inventory
+    from tuner.runner import Runner
 
+    runner = Runner(sys.executable, detection, None, settings.scratch_dir)
     click.echo(f"counting {spec.ref.name}, once", err=True)
     return counted_inventory(
         open_registry(settings.registry),
         spec,
         workload,
         detection.environment.runtime,
-        take=lambda: _take(settings, spec, workload, detection),
+        take=lambda: count_model(runner, spec, workload),
         now=datetime.now(UTC),
     )
-
-
-def _take(
-    settings: Settings, spec: ModelSpec, workload: Workload, detection: Detection
-) -> ModelInventory:
-    """Raises TrialFailed with the worker's own words."""
-    from registry.errors import TrialFailed
-    from tuner.protocol import InventoryJob, InventoryResult
-    from tuner.runner import Limits, Runner
-
-    runner = Runner(sys.executable, detection, None, settings.scratch_dir)
-    limits = Limits(wall_s=COUNT_LIMIT_S, progress_s=COUNT_LIMIT_S)
-    outcome = runner.run(InventoryJob(model=spec, workload=workload), limits)
-    if isinstance(outcome.result, InventoryResult):
-        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
-        return outcome.result.inventory
-    reason = outcome.failure.message if outcome.failure else "the worker sent no result"
-    raise TrialFailed(f"the model could not be counted: {reason}", hint=f"Log: {outcome.log_path}")
 
 
 def _data(found: Survey, inventory: ModelInventory) -> dict[str, Any]:

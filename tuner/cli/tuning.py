@@ -18,6 +18,7 @@ from registry.record import Objective, Policy
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import Weights, Workload
+from tuner.auditing import STAGE
 from tuner.cli.opening import settings_for
 from tuner.cli.output import print_json, print_rich
 from tuner.cli.workloads import sizes_for
@@ -63,6 +64,8 @@ class RunOptions:
     objective: Objective
     search: str
     time_limit_s: float | None
+    audit: int
+    audit_limit_s: float | None
     share: bool
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -139,6 +142,8 @@ def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
             seeds=options.seeds or DEFAULT_SEEDS,
             share=options.share,
             keep_logs=options.keep_logs,
+            audit=options.audit,
+            audit_limit_s=options.audit_limit_s,
         )
 
 
@@ -220,6 +225,11 @@ def interrupted(state: RunState) -> Interrupted:
     """What is kept, and how to go on."""
     if state.study_id is None:
         return Interrupted("interrupted before the first trial; nothing was published")
+    if state.stage is not None and state.stage.stage == STAGE:
+        return Interrupted(
+            f"interrupted in its audit: the answer of study {state.study_id[:12]} is published",
+            hint="Run the same command again to go on with the audit.",
+        )
     return Interrupted(
         f"interrupted: {state.all_trials} finished trials are kept in study {state.study_id[:12]}; "
         "nothing of it was published",

@@ -16,6 +16,7 @@ from tuner.pipeline.device import Device, own_pss_bytes
 from tuner.pipeline.inventory import take_inventory
 from tuner.pipeline.proof import QualityRejectedError
 from tuner.pipeline.request import Report
+from tuner.pipeline.tracing import profile_plan
 from tuner.pipeline.trial import TrialRun
 from tuner.protocol import (
     PROTOCOL,
@@ -25,6 +26,7 @@ from tuner.protocol import (
     Hello,
     InventoryJob,
     InventoryResult,
+    ProfileJob,
     Result,
     TrialJob,
     WorkerFailure,
@@ -32,7 +34,7 @@ from tuner.protocol import (
 from tuner.version import __version__
 
 Send = Callable[[Event], None]
-AnyJob = EnvironmentJob | InventoryJob | TrialJob
+AnyJob = EnvironmentJob | InventoryJob | ProfileJob | TrialJob
 
 LIBRARY_ERRORS = (
     RuntimeError,
@@ -53,12 +55,11 @@ def run_job(job: AnyJob, send: Send, report: Report, import_s: float) -> int:
 
     The traceback of a failure goes to the log alone.
     """
-    device_index = None if isinstance(job, InventoryJob) else job.device_index
     send(
         Hello(
             protocol=PROTOCOL,
             tuner_version=__version__,
-            environment=detect_environment(device_index),
+            environment=detect_environment(_device_index(job)),
             host_baseline_bytes=own_pss_bytes(),
             import_s=import_s,
         )
@@ -77,8 +78,19 @@ def _result(job: AnyJob, report: Report, import_s: float) -> Result:
         return EnvironmentResult()
     if isinstance(job, InventoryJob):
         return InventoryResult(inventory=take_inventory(job.model, job.workload, report))
-    device = Device(job.device_index, job.budget_bytes)
-    return TrialRun(job, device, import_s, report).run()
+    if isinstance(job, ProfileJob):
+        return profile_plan(job, _trial_run(job.trial, import_s, report), report)
+    return _trial_run(job, import_s, report).run()
+
+
+def _trial_run(job: TrialJob, import_s: float, report: Report) -> TrialRun:
+    return TrialRun(job, Device(job.device_index, job.budget_bytes), import_s, report)
+
+
+def _device_index(job: AnyJob) -> int | None:
+    if isinstance(job, InventoryJob):
+        return None
+    return job.trial.device_index if isinstance(job, ProfileJob) else job.device_index
 
 
 def failure_kind(error: Exception) -> FailureKind:

@@ -10,7 +10,7 @@ import torch
 
 from registry.workload import Shape
 from tuner import catalog
-from tuner.pipeline.timing import DeviceClock, RequestTimes, run_request
+from tuner.pipeline.timing import DeviceClock, RequestTimes, StepDone, run_request
 from tuner.protocol import TrialJob
 
 Report = Callable[[str, int, int, str], None]
@@ -62,20 +62,28 @@ class Requests:
         *,
         steps: int | None = None,
         output_type: str = "pt",
+        on_step: StepDone | None = None,
     ) -> RequestTimes:
         """One request, alone on the device. `pair` is a prompt and a seed; `steps` None is the
-        trial's own number; `output_type` "latent" leaves the picture undecoded."""
+        trial's own number; `output_type` "latent" leaves the picture undecoded. `on_step` is called
+        with the number of steps done, after each."""
         prompt, seed = pair
         count = steps or self.steps
         arguments = call_arguments(self._pipe, shape, [prompt] * shape.batch_size, count)
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        self._report(phase, 0, count, shape.label)
+
+        def step_done(step: int) -> None:
+            self._report(phase, step, count, shape.label)
+            if on_step is not None and step > 0:
+                on_step(step)
+
+        step_done(0)
         with torch.no_grad():
             return run_request(
                 self._pipe,
                 self._clock,
                 {**arguments, "generator": generator, "output_type": output_type},
-                lambda step: self._report(phase, step, count, shape.label),
+                step_done,
             )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from registry.digest import short
 from registry.record import TuningRecord
 from tuner.labels import describe
+from tuner.report.audits import audit_parts
 from tuner.report.records import comparison, quality_text, speedup_text
 from tuner.report.tables import facts
 from tuner.request import StudyOutcome
@@ -32,6 +33,7 @@ def as_data(outcome: StudyOutcome) -> dict[str, Any]:
         "start_up_hidden_s": outcome.hidden_s,
         "untried": list(outcome.untried),
         "notes": list(outcome.notes),
+        "audit": None if outcome.audit is None else outcome.audit.as_json(),
     }
 
 
@@ -43,6 +45,8 @@ def parts(outcome: StudyOutcome) -> Iterator[RenderableType]:
         yield from _winner(outcome.best, outcome)
     yield from (Text(f"note: {note}") for note in outcome.notes)
     yield from _untried(outcome.untried)
+    if outcome.audit is not None:
+        yield from audit_parts(outcome.audit.as_json())
 
 
 def _winner(best: TuningRecord, outcome: StudyOutcome) -> Iterator[RenderableType]:

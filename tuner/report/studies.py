@@ -32,7 +32,8 @@ def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
         "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
         "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
     }
-    concluded = {_title(name): _text(value) for name, value in (study.summary or {}).items()}
+    summary = {name: value for name, value in (study.summary or {}).items() if name != "audit"}
+    concluded = {_title(name): _text(value) for name, value in summary.items()}
     return facts(
         {**own, **{name: text for name, text in concluded.items() if text and name not in own}}
     )

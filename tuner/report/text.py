@@ -20,9 +20,10 @@ def outcome(trial: Trial, *, verbose: bool = False) -> str:
     """How a trial ended, in one line: figures, the failure, or why it was dropped. `verbose` has
     every score that a policy refused."""
     if trial.measurement is not None:
-        return figures(trial.measurement) + _verdict(trial, verbose=verbose)
+        return figures(trial.measurement) + _verdict(trial, verbose=verbose) + _audited(trial)
     if trial.failure is not None:
-        return f"{trial.failure.kind.replace('_', ' ')}: {first_line(trial.failure.message)}"
+        kind, message = trial.failure.kind.replace("_", " "), first_line(trial.failure.message)
+        return f"{kind}: {message}{_audited(trial)}"
     return f"not tried: {trial.dropped or 'no reason was kept'}"
 
 
@@ -44,3 +45,7 @@ def _verdict(trial: Trial, *, verbose: bool) -> str:
         return ""
     reasons = quality.reasons if verbose else rejection(quality)
     return f"; rejected by the {quality.policy} policy: {'; '.join(reasons)}"
+
+
+def _audited(trial: Trial) -> str:
+    return "" if trial.dropped is None else f"; an audit of: {trial.dropped}"

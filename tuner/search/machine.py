@@ -22,9 +22,9 @@ from tuner.objective import Judge
 from tuner.search.entry import Entry, make_entry
 from tuner.search.finalists import uncovered
 from tuner.search.ledger import Ledger
-from tuner.search.proposal import Proposal, Proven, Standing, Untried
+from tuner.search.proposal import Proposal, Proven, Standing, Untried, UntriedKind
 from tuner.search.prospects import Prospects
-from tuner.search.stages import Stages
+from tuner.search.stages import MIN_GAIN, Stages
 
 Stage = Callable[[float | None], Proposal | None]
 
@@ -116,7 +116,7 @@ class Search:
     def untried(self) -> tuple[Untried, ...]:
         """Candidates that nothing ran of, each with its reason, best estimate first."""
         idle = [entry for entry in self._entries if not self._ledger.tried(entry.digest)]
-        return tuple(Untried(e.plan, e.estimate, self._why_untried(e)) for e in idle)
+        return tuple(Untried(e.plan, e.estimate, *self._why_untried(e)) for e in idle)
 
     @property
     def _view(self) -> Prospects:
@@ -142,14 +142,17 @@ class Search:
             return None
         return Proven(entry.plan, entry.estimate, trial, replay, score.value_s)
 
-    def _why_untried(self, entry: Entry) -> str:
+    def _why_untried(self, entry: Entry) -> tuple[str, UntriedKind]:
         view = self._view
         out = view.why_out(entry)
         if out is not None:
-            return out
+            return out, "given_up"
         if view.projected(entry) is not None:
-            return "timed with another plan of the same denoiser, which was no better"
+            return "timed with another plan of the same denoiser, which was no better", "outbid"
         bound_s, incumbent_s = view.bound_s(entry), view.incumbent_s
         if bound_s >= incumbent_s:
-            return f"at best {bound_s:.3g} s, and {incumbent_s:.3g} s was measured"
-        return f"no time; predicted {view.predicted_s(entry):.3g} s"
+            return f"at best {bound_s:.3g} s, and {incumbent_s:.3g} s was measured", "outbid"
+        predicted = f"predicted {view.predicted_s(entry):.3g} s"
+        if view.gain(entry, incumbent_s) < MIN_GAIN:
+            return f"too little to gain; {predicted}", "outbid"
+        return f"no time; {predicted}", "no_time"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from registry.plan import Plan
 from registry.record import Estimate, Rung, Trial
@@ -20,6 +21,11 @@ class Proposal:
     limit_s: float | None
 
 
+UntriedKind = Literal["outbid", "given_up", "no_time"]
+"""Why a candidate was not tried: by what was measured it could not win or gain too little, a
+choice of it had failed, or the time was over before its turn."""
+
+
 @dataclass(frozen=True)
 class Untried:
     """A candidate that nothing was measured of, and why."""
@@ -27,6 +33,7 @@ class Untried:
     plan: Plan
     estimate: Estimate
     reason: str
+    kind: UntriedKind
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from tests.tuner.report.events_of_a_run import EVENTS
 from tuner.cli import tuning
 from tuner.cli.main import run
 from tuner.detect import Detection, detect
+from tuner.events import StageStarted
 from tuner.foreign import FOREIGN_BYTES
 from tuner.locks import DeviceLock
 from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
@@ -69,6 +70,7 @@ def test_defaults_are_the_models_own(study: FakeStudy) -> None:
     assert (request.policy, request.objective, request.exhaustive) == ("balanced", "latency", False)
     assert (request.prompts, request.seeds) == (DEFAULT_PROMPTS, DEFAULT_SEEDS)
     assert (request.time_limit_s, request.steps, request.share) == (None, None, False)
+    assert (request.audit, request.audit_limit_s) == (0, None)
 
 
 def test_every_option_reaches_the_study(study: FakeStudy) -> None:
@@ -81,6 +83,18 @@ def test_every_option_reaches_the_study(study: FakeStudy) -> None:
     assert (request.exhaustive, request.share, request.keep_logs) == (True, True, True)
     assert request.time_limit_s == 5400
     assert (request.prompts, request.seeds) == (("a cat", "a dog"), (7, 8))
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "limit_s"),
+    [("--audit", 20, None), ("--audit --json", 20, None), ("--audit 3 --audit-limit 5m", 3, 300)],
+)
+def test_an_audit_is_asked_for_with_or_without_a_number(
+    study: FakeStudy, options: str, count: int, limit_s: float | None
+) -> None:
+    assert run([*ASKED, *options.split()]) == 0
+    (request,) = study.requests
+    assert (request.audit, request.audit_limit_s) == (count, limit_s)
 
 
 def test_sizes_and_batches_are_one_workload(study: FakeStudy) -> None:
@@ -138,6 +152,23 @@ def test_an_interruption_says_what_is_kept(
     assert told == [
         "Error: interrupted: 4 finished trials are kept in study 5f3c; nothing of it was published",
         "Hint: Run the same command again to continue.",
+    ]
+
+
+def test_an_interruption_of_the_audit_says_that_the_answer_is_out(
+    study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def stopped(_: StudyRequest, *, listener: Any, **__: object) -> StudyOutcome:
+        for event in (*EVENTS, StageStarted("publish"), StageStarted("audit")):
+            listener(event)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "run_study", stopped)
+    assert run([*ASKED, "--audit"]) == 130
+    told = capsys.readouterr().err.splitlines()[-2:]
+    assert told == [
+        "Error: interrupted in its audit: the answer of study 5f3c is published",
+        "Hint: Run the same command again to go on with the audit.",
     ]
 
 

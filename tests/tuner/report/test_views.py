@@ -61,6 +61,15 @@ def test_a_trial_is_one_line(trial: Trial, sign: str, text: str) -> None:
     assert (mark(trial), outcome(trial)) == (sign, text)
 
 
+def test_a_trial_of_an_audit_says_what_it_was_dropped_for() -> None:
+    audited = example.MEASURED.model_copy(update={"dropped": "memory: needs about 30 GB"})
+    assert outcome(audited).endswith("; an audit of: memory: needs about 30 GB")
+    assert mark(audited) == "✓"
+    failed = example.FAILED.model_copy(update={"dropped": "memory: needs about 30 GB"})
+    assert outcome(failed).startswith("out of memory: ")
+    assert outcome(failed).endswith("; an audit of: memory: needs about 30 GB")
+
+
 def test_a_message_is_cut_to_its_first_line() -> None:
     assert first_line("  one\ntwo") == "one"
     assert first_line(" \n") == "no message"
