@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -35,7 +36,10 @@ def _expand_segments() -> bool:
     if before["expandable_segments"]:
         return True
     told = [text for text in (before.get(ALLOCATOR_VARIABLE, ""), EXPANDABLE) if text]
-    torch._C._accelerator_setAllocatorSettings(",".join(told))
+    with warnings.catch_warnings():
+        # The one name that torch 2.11 and 2.13 share; 2.13 has it deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.cuda.memory._set_allocator_settings(",".join(told))
     return bool(_allocator_settings()["expandable_segments"])
 
 

@@ -262,7 +262,7 @@ def test_expandable_segments_are_set_or_said_to_conflict(
 
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", snapshot)
-    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", said.append)
+    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", said.append)
     found = process_options.set_process_options(expandable(), torch.device("cuda"))
     assert said == told
     assert bool(found) is conflict
