@@ -172,8 +172,9 @@ def is_tuned(compilation: Compilation) -> bool:
 
 def offloaded_compilations(inventory: ModelInventory) -> tuple[Compilation, ...]:
     """Hooks break the graph, and the link sets the pace: the plain kind, or none."""
-    scope: CompileScope = "regional" if inventory.denoiser.repeated_blocks else "whole"
-    return (Compilation(), Compilation(scope=scope))
+    if inventory.denoiser.repeated_blocks:
+        return (Compilation(), Compilation(scope="regional"))
+    return (Compilation(), Compilation(scope="whole", inductor_options=EAGER_ROUNDING))
 
 
 def streamed_compilations(compilations: Iterable[Compilation]) -> tuple[Compilation, ...]:
