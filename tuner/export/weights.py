@@ -44,6 +44,9 @@ def quantize(component, config, *, skip=(), min_features=1, multiple_of=1, home=
             quantize_(layer.to(DEVICE), config)
             layer.to(home)'''
 
+ACTIVATION_FLOOR = "1e-12"
+"""As in `tuner.pipeline.quantize`."""
+
 REASON = "# torchao would otherwise rewrite Inductor's global settings: set_inductor_config=False."
 
 
@@ -96,4 +99,6 @@ def _layers(plan: Quantization) -> dict[str, str]:
 def _config(scheme: Scheme) -> str:
     class_name, granularity = CONFIGS[scheme]
     keywords = {"granularity": f"{granularity}()"} if granularity else {}
+    if scheme.startswith("float8_dynamic"):
+        keywords["activation_value_lb"] = ACTIVATION_FLOOR
     return call(class_name, **keywords, set_inductor_config="False")

@@ -10,6 +10,10 @@ from torch import nn
 from registry.errors import InvalidPlan
 from registry.plan import Quantization, Scheme
 
+ACTIVATION_FLOOR = 1e-12
+"""torchao 0.18 divides a row by its largest value: a row of zeros, as SDXL's empty negative prompt
+has them, becomes NaN without a floor under that value."""
+
 
 def scheme_config(scheme: Scheme) -> Any:
     """The torchao config of one scheme. `set_inductor_config=False` everywhere: `quantize_` would
@@ -31,11 +35,15 @@ def scheme_config(scheme: Scheme) -> Any:
         return Float8WeightOnlyConfig(set_inductor_config=False)
     if scheme == "float8_dynamic_tensor":
         return Float8DynamicActivationFloat8WeightConfig(
-            granularity=PerTensor(), set_inductor_config=False
+            granularity=PerTensor(),
+            activation_value_lb=ACTIVATION_FLOOR,
+            set_inductor_config=False,
         )
     if scheme == "float8_dynamic_row":
         return Float8DynamicActivationFloat8WeightConfig(
-            granularity=PerRow(), set_inductor_config=False
+            granularity=PerRow(),
+            activation_value_lb=ACTIVATION_FLOOR,
+            set_inductor_config=False,
         )
     raise InvalidPlan(f"scheme {scheme!r} quantizes nothing")
 

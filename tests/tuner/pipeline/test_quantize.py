@@ -14,7 +14,13 @@ from registry.plan import ComponentPlan, Quantization, Scheme
 from tests.tuner.pipeline.tiny import FLUX, SDXL, load, picture, plan, quantized
 from tuner.layers import component_bytes, quantized_layers
 from tuner.pipeline.components import describe_component
-from tuner.pipeline.quantize import is_quantizable, is_quantized, layer_types, quantize_layer
+from tuner.pipeline.quantize import (
+    is_quantizable,
+    is_quantized,
+    layer_types,
+    quantize_layer,
+    scheme_config,
+)
 from tuner.pipeline.scoring import sqnr_db
 from tuner.pipeline.skeleton import build_skeleton
 
@@ -112,6 +118,28 @@ def test_a_layer_that_torchao_leaves_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torchao.quantization, "quantize_", lambda *_, **__: None)
     with pytest.raises(InvalidPlan, match=r"left 'to_q' of shape \(8, 4\) unquantized"):
         quantize_layer("to_q", nn.Linear(4, 8), "int8_weight_only")
+
+
+@pytest.mark.parametrize("scheme", ["float8_dynamic_row", "float8_dynamic_tensor"])
+@pytest.mark.parametrize("empty", ["one row", "all"])
+def test_rows_of_zeros_stay_zeros(scheme: Scheme, empty: str) -> None:
+    """SDXL's empty negative prompt is zeros: torchao's own default makes NaN of them."""
+    from torchao.quantization import Float8Tensor
+
+    config: Any = scheme_config(scheme)
+    rows = torch.randn(4, 64, dtype=torch.bfloat16)
+    rows[1 if empty == "one row" else slice(None)] = 0
+    granularity = config.granularity[0]
+
+    def packed(**floor: Any) -> torch.Tensor:
+        kept: torch.Tensor = Float8Tensor.from_hp(rows, granularity=granularity, **floor)
+        return kept.dequantize()
+
+    found = packed(hp_value_lb=config.activation_value_lb)
+    assert torch.isfinite(found).all()
+    assert not found[1].any()
+    if scheme == "float8_dynamic_row" or empty == "all":
+        assert not torch.isfinite(packed()).all(), "torchao has mended it: drop the floor"
 
 
 def test_inductors_global_settings_stay_as_they_were() -> None:
