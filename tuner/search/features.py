@@ -9,11 +9,12 @@ from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan
 
 COMPILE_COST = {"none": 0.5, "regional": 1.0, "whole": 4.0}
 AUTOTUNE_COST = 8.0
-OPTIONS_COST = 2.5
+OPTIONS_COST = 5.0
 """Relative duration of a trial by compile scope, and what `max-autotune` or Inductor's search over
 kernel parameters multiply it by.
 
-On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks over 390 s.
+On FLUX (one H200): regional 14 s, whole model 115 s, max-autotune of the blocks over 390 s. On SDXL
+there a regional trial took 20 s, one with Inductor's search was not done after 70.
 """
 
 
