@@ -284,7 +284,7 @@ def test_streamed_blocks_trade_device_memory_for_the_link() -> None:
     assert times == sorted(times, reverse=True)
     assert hosts == sorted(hosts, reverse=True)
     resident = estimate(plan("float8_dynamic_row", compilation=REGIONAL, backend=CUDNN))
-    assert found[0].step_ms > 2 * resident.step_ms
+    assert 1.9 < found[0].step_ms / resident.step_ms < 2.3, "2.12 was measured"
     assert found[-1].step_ms == pytest.approx(resident.step_ms, rel=0.01)
 
 
