@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from registry.environment import Environment, Runtime
 from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
-from registry.plan import ComponentPlan, Dtype, Plan
+from registry.plan import ComponentPlan, Dtype, LayerScheme, Plan
 
 Kind = Literal["impossible", "useless"]
 """`impossible` fails or does nothing of what it says; `useless` runs, and never wins."""
@@ -33,6 +33,16 @@ class ComponentSubject:
     @property
     def quantized(self) -> bool:
         return self.choice.quantization.scheme != "none"
+
+    @property
+    def schemes(self) -> frozenset[str]:
+        """Every scheme that the plan asks for in this component."""
+        quantization = self.choice.quantization
+        return frozenset(quantization.layers.values() or (quantization.scheme,))
+
+    def touched_by(self, scheme: LayerScheme) -> tuple[LinearLayer, ...]:
+        wanted = self.choice.quantization.wanted
+        return tuple(layer for layer in self.touched if wanted(layer.name) == scheme)
 
     @property
     def compiled(self) -> bool:
