@@ -11,10 +11,9 @@ from registry.plan import Plan
 from registry.record import ArtifactRef, Estimate, Failure, Quality, Rung, Trial
 from registry.store import Registry
 from tuner.clock import Clock
-from tuner.event_stream import AnyEvent
 from tuner.events import Listener, MemorySample, WorkerProgress
 from tuner.gate import judge
-from tuner.protocol import InventoryJob, InventoryResult, Progress, TrialJob, TrialResult
+from tuner.protocol import Event, InventoryJob, InventoryResult, Progress, TrialJob, TrialResult
 from tuner.request import StudyRequest
 from tuner.runner import Limits, Outcome, Runner
 from tuner.sampler import Sample
@@ -198,7 +197,7 @@ class TrialDesk:
         finally:
             shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
 
-    def _on_event(self, event: AnyEvent) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._listener(WorkerProgress(event.phase, event.done, event.total))
 
