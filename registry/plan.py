@@ -11,7 +11,14 @@ import re
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from registry.base import Frozen, FrozenMapping
 from registry.digest import digest
@@ -115,6 +122,14 @@ class Quantization(Frozen):
         if (self.scheme == "mixed") != bool(self.layers):
             raise ValueError("scheme 'mixed' and layers go together: one needs the other")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_layers(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without layers of its own reads, and is digested, as before there were any."""
+        written: dict[str, Any] = write(self)
+        if not written.get("layers"):
+            written.pop("layers", None)
+        return written
 
     @property
     def patterns(self) -> tuple[str, ...]:

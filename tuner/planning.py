@@ -7,6 +7,7 @@ from registry.errors import NothingFits
 from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.record import Trial
+from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
 from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
@@ -27,14 +28,16 @@ class Planning:
     ) -> None:
         self._request, self._inventory, self._environment = request, inventory, environment
 
-    def survey(self, corrections: Corrections | None = None) -> Survey:
+    def survey(
+        self, corrections: Corrections | None = None, blocks: BlockSums | None = None
+    ) -> Survey:
         return survey(
             self._inventory,
             self._environment,
             self._request.workload,
             self._request.budget_bytes,
             self._request.host_budget_bytes,
-            self._cost_model(corrections),
+            self._cost_model(corrections, blocks),
         )
 
     @property
@@ -57,12 +60,13 @@ class Planning:
         plans = baseline_plans(self._inventory, self._environment)
         return tuple(self.candidate(plan) for plan in plans)
 
-    def search(self, baseline: Trial) -> Search:
-        """Among candidates estimated again with what the baseline taught; nothing is told yet."""
+    def search(self, baseline: Trial, blocks: BlockSums | None = None) -> Search:
+        """Among candidates estimated again with what the baseline and timed blocks taught; nothing
+        is told yet."""
         corrections = self.taught_by(baseline)
-        reference = self.candidate(baseline.plan, corrections)
+        reference = self.candidate(baseline.plan, corrections, blocks)
         return Search(
-            self.survey(corrections).kept or (reference,),
+            self.survey(corrections, blocks).kept or (reference,),
             objective=self._request.objective,
             workload=self._request.workload,
             steps=self._request.steps or self._inventory.default_steps,
@@ -76,13 +80,21 @@ class Planning:
         frozen = self.candidate(baseline.plan).estimate
         return learn([(baseline.plan, frozen, measured(baseline))], self._inventory)
 
-    def candidate(self, plan: Plan, corrections: Corrections | None = None) -> Candidate:
-        model = self._cost_model(corrections)
+    def candidate(
+        self,
+        plan: Plan,
+        corrections: Corrections | None = None,
+        blocks: BlockSums | None = None,
+    ) -> Candidate:
+        model = self._cost_model(corrections, blocks)
         return Candidate(plan, model.estimate(plan, self._request.workload, self._request.steps))
 
-    def _cost_model(self, corrections: Corrections | None) -> CostModel:
+    def _cost_model(
+        self, corrections: Corrections | None, blocks: BlockSums | None = None
+    ) -> CostModel:
         isa = self._environment.runtime.cpu_isa
-        return CostModel(self._inventory, self._environment.hardware, corrections, cpu_isa=isa)
+        hardware = self._environment.hardware
+        return CostModel(self._inventory, hardware, corrections, cpu_isa=isa, blocks=blocks)
 
 
 def refuse_if_nothing_fits(found: Survey, request: StudyRequest) -> None:

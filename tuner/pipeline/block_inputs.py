@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -63,6 +64,10 @@ class BlockShop:
         return args, kwargs
 
 
+class _AllSeen(Exception):
+    """Nothing more is to be learned from a request."""
+
+
 class _Inside:
     """A component's weights as one block of it names them."""
 
@@ -93,18 +98,21 @@ def _inside(denoiser: nn.Module, path: str) -> nn.Module:
 def _calls(
     pipe: Any, denoiser: nn.Module, paths: Collection[str], shape: Shape
 ) -> Mapping[str, Arguments]:
-    """What each block is called with first, on meta."""
+    """What each block is called with first, on meta. The request ends with the last of them."""
     found: dict[str, Arguments] = {}
     hooks = []
     for path in paths:
 
         def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
             found.setdefault(path, (args, kwargs))
+            if len(found) == len(paths):
+                raise _AllSeen
 
         block = denoiser.get_submodule(path)
         hooks.append(block.register_forward_pre_hook(note, with_kwargs=True))
     try:
-        profile(pipe, shape)
+        with suppress(_AllSeen):
+            profile(pipe, shape)
     finally:
         for hook in hooks:
             hook.remove()

@@ -85,7 +85,8 @@ def race(contestants: Sequence[Contestant], rounds: int) -> None:
 
 def as_graph(call: Call, device: torch.device) -> Call:
     """The same work as one CUDA graph: a small layer would be timed by its launch from Python,
-    which inside a model overlaps with the work before it. On a CPU the call itself."""
+    which inside a model overlaps with the work before it. On a CPU the call itself; likewise where
+    the work cannot be captured."""
     if device.type != "cuda":
         return call
     side = torch.cuda.Stream(device)
@@ -95,6 +96,11 @@ def as_graph(call: Call, device: torch.device) -> Call:
             call()
     torch.cuda.current_stream(device).wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            raise
+        return call
     return graph.replay
