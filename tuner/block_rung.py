@@ -96,6 +96,15 @@ def rung_cost(
     return RungCost(rung_s, SPARED_SHARE * min(denoisers, MOST_TRIALS) * trial_s)
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a study knows of blocks: their sums, and the quantizations that make them faster, the
+    fastest first, whose layers were timed singly."""
+
+    sums: BlockSums
+    faster: tuple[Quantization, ...]
+
+
 class BlockRung:
     """Of one study."""
 
@@ -112,10 +121,8 @@ class BlockRung:
         self._timer, self._store, self._note = timer, store, note
         self._known: dict[TimingKey, Timing] = {}
 
-    def run(
-        self, baseline: Trial, plans: Sequence[Plan], time_limit: TimeLimit
-    ) -> BlockSums | None:
-        """Sums over timed blocks; None where nothing is known of them and timing does not pay."""
+    def run(self, baseline: Trial, plans: Sequence[Plan], time_limit: TimeLimit) -> Timed | None:
+        """None where nothing is known of blocks and timing them does not pay."""
         shape = typical_shape(self._workload)
         kinds = kinds_at(self._inventory, shape)
         denoiser = self._inventory.denoiser.name
@@ -140,7 +147,7 @@ class BlockRung:
         if wanted and affordable:
             self._time(wanted, time_limit)
         rest_ms = measured_rest_ms(sums, baseline.plan, measured(baseline), denoiser)
-        return replace(sums, timings=dict(self._known), rest_ms=rest_ms)
+        return Timed(replace(sums, timings=dict(self._known), rest_ms=rest_ms), fastest)
 
     def _missing(self, targets: Sequence[TimingTarget]) -> tuple[TimingTarget, ...]:
         """Those that are not settled; the others are known from here on."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from registry.inventory import ComponentActivity, ModelInventory
+from registry.inventory import ComponentActivity, LinearLayer, ModelInventory
 from registry.plan import (
     AttentionBackend,
     Compilation,
     ComponentPlan,
+    LayerScheme,
     Plan,
     Quantization,
     Resident,
@@ -107,19 +108,39 @@ class BlockSums:
         self, kind: BlockKind, layers: LayerSchemes, plain_ms: float | None
     ) -> float | None:
         """The plain block, and what each quantized layer of it gains or loses."""
-        if plain_ms is None:
+        gained_ms = self._layers_gain_ms(kind, layers)
+        if plain_ms is None or gained_ms is None or gained_ms >= plain_ms:
             return None
-        schemes, total_ms = dict(layers), plain_ms
+        return plain_ms - gained_ms
+
+    def layers_gain_ms(self, quantization: Quantization) -> float | None:
+        """What the quantized layers of all blocks gain by their own timings; None if one has
+        none."""
+        total_ms = 0.0
+        for kind in self.kinds:
+            for layers, count in _variants(kind, quantization).items():
+                gained_ms = self._layers_gain_ms(kind, layers)
+                if gained_ms is None:
+                    return None
+                total_ms += count * gained_ms
+        return total_ms
+
+    def _layers_gain_ms(self, kind: BlockKind, layers: LayerSchemes) -> float | None:
+        schemes, total_ms = dict(layers), 0.0
         for layer, rows in zip(kind.layers, kind.rows, strict=True):
             scheme = schemes.get(kind.inside(layer), "none")
             if scheme == "none" or rows == 0:
                 continue
-            before_ms = self._ms(self.bench.linear(layer, rows, "none"))
-            after_ms = self._ms(self.bench.linear(layer, rows, scheme))
+            before_ms = self.layer_ms(layer, rows, "none")
+            after_ms = self.layer_ms(layer, rows, scheme)
             if before_ms is None or after_ms is None:
                 return None
-            total_ms += after_ms - before_ms
-        return total_ms if total_ms > 0 else None
+            total_ms += before_ms - after_ms
+        return total_ms
+
+    def layer_ms(self, layer: LinearLayer, rows: int, scheme: LayerScheme) -> float | None:
+        """A layer alone among its neighbours: for comparing."""
+        return self._ms(self.bench.linear(layer, rows, scheme))
 
     def _ms(self, key: TimingKey) -> float | None:
         found = self.timings.get(key)

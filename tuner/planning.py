@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from registry.environment import Environment
 from registry.errors import NothingFits
 from registry.inventory import ModelInventory
-from registry.plan import Plan
+from registry.plan import Plan, Quantization
 from registry.record import Trial
 from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
 from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
+from tuner.mixing import Mixture, mix
 from tuner.objective import Judge
 from tuner.publishing import measured
 from tuner.request import StudyRequest
@@ -29,7 +32,10 @@ class Planning:
         self._request, self._inventory, self._environment = request, inventory, environment
 
     def survey(
-        self, corrections: Corrections | None = None, blocks: BlockSums | None = None
+        self,
+        corrections: Corrections | None = None,
+        blocks: BlockSums | None = None,
+        mixed: Sequence[Quantization] = (),
     ) -> Survey:
         return survey(
             self._inventory,
@@ -38,6 +44,21 @@ class Planning:
             self._request.budget_bytes,
             self._request.host_budget_bytes,
             self._cost_model(corrections, blocks),
+            mixed=mixed,
+        )
+
+    def mixture(
+        self, blocks: BlockSums, quantizations: Sequence[Quantization], trials: Sequence[Trial]
+    ) -> Mixture | None:
+        """The best scheme for each group of layers, if it is better than one for all."""
+        return mix(
+            blocks,
+            quantizations,
+            self.survey().kept,
+            denoiser=self._inventory.denoiser.name,
+            policy=self._request.policy,
+            budget_bytes=self._request.budget_bytes,
+            trials=trials,
         )
 
     @property
@@ -60,13 +81,18 @@ class Planning:
         plans = baseline_plans(self._inventory, self._environment)
         return tuple(self.candidate(plan) for plan in plans)
 
-    def search(self, baseline: Trial, blocks: BlockSums | None = None) -> Search:
+    def search(
+        self,
+        baseline: Trial,
+        blocks: BlockSums | None = None,
+        mixed: Sequence[Quantization] = (),
+    ) -> Search:
         """Among candidates estimated again with what the baseline and timed blocks taught; nothing
         is told yet."""
         corrections = self.taught_by(baseline)
         reference = self.candidate(baseline.plan, corrections, blocks)
         return Search(
-            self.survey(corrections, blocks).kept or (reference,),
+            self.survey(corrections, blocks, mixed).kept or (reference,),
             objective=self._request.objective,
             workload=self._request.workload,
             steps=self._request.steps or self._inventory.default_steps,

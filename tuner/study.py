@@ -23,8 +23,7 @@ from registry.studies import StudyEnd, StudyEndStatus, StudyRow
 from registry.timing import Timing
 from tuner.auditing import answers_of, audit_of
 from tuner.baseline import choose_baseline
-from tuner.block_rung import BlockRung
-from tuner.block_sums import BlockSums
+from tuner.block_rung import BlockRung, Timed
 from tuner.clock import Clock, TimeLimit
 from tuner.config import Settings
 from tuner.desk import Finished, TrialDesk
@@ -33,6 +32,7 @@ from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
 from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
+from tuner.mixing import Mixture
 from tuner.planning import Planning, refuse_if_nothing_fits
 from tuner.protocol import TimingTarget
 from tuner.publishing import make_record
@@ -121,6 +121,7 @@ class _Study:
         self._journal = Journal(registry, row.id, inventory, listener)
         self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
         self._timings = TimingsOfOneRun()
+        self._mixture: Mixture | None = None
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None
         self._status: StudyEndStatus = "interrupted"
@@ -149,7 +150,10 @@ class _Study:
         baseline = choose_baseline(
             self._planning.baselines(), self._desk, self._journal, self._time_limit
         )
-        search = self._planning.search(baseline, self._time_blocks(baseline))
+        timed = self._time_blocks(baseline)
+        self._mixture = self._mix(timed)
+        mixed = (self._mixture.quantization,) if self._mixture else ()
+        search = self._planning.search(baseline, timed.sums if timed else None, mixed)
         for trial in (*standing(self._journal.kept), baseline):
             self._tell(search, trial)
         self._journal.stage("search")
@@ -159,7 +163,12 @@ class _Study:
             self._announce_best(search)
         return self._audited(self._publish(search, baseline), search, baseline)
 
-    def _time_blocks(self, baseline: Trial) -> BlockSums | None:
+    def _mix(self, timed: Timed | None) -> Mixture | None:
+        if timed is None:
+            return None
+        return self._planning.mixture(timed.sums, timed.faster, self._journal.kept)
+
+    def _time_blocks(self, baseline: Trial) -> Timed | None:
         """Nothing for the oracle: it measures everything, and is what predictions are judged by."""
         if self._desk.request.exhaustive:
             return None
@@ -225,6 +234,8 @@ class _Study:
             "notes": list(notes),
             "start_up_hidden_s": hidden_s,
         }
+        if self._mixture is not None:
+            self._summary["autoquant"] = self._mixture.as_data()
         audits = bool(records and self._desk.request.audit)
         end = StudyEnd(self._row.id, "interrupted" if audits else self._status, self._summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)

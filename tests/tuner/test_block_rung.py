@@ -67,6 +67,7 @@ class Table:
         self, targets: Sequence[TimingTarget], limit_s: float | None
     ) -> tuple[tuple[Timing, ...], Failure | None]:
         self.jobs.append([target.key for target in targets])
+        assert limit_s is None or limit_s > 0
         keys = self.jobs[-1][: self.ends_after]
         return tuple(self.outcome(key) for key in keys), self.failure
 
@@ -101,7 +102,8 @@ def sums_of(
         store or TimingsOfOneRun(),
         (notes if notes is not None else []).append,
     )
-    return rung.run(trial or baseline(), plans, TimeLimit(ManualClock(), limit_s))
+    timed = rung.run(trial or baseline(), plans, TimeLimit(ManualClock(), limit_s))
+    return None if timed is None else timed.sums
 
 
 def all_timed() -> BlockSums:
