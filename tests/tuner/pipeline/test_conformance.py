@@ -94,7 +94,11 @@ COMPILED_SDXL = Plan(
         dtype="float32",
         components={
             "unet": ComponentPlan(
-                quantization=quantization("float8_weight_only", min_features=64),
+                quantization=quantization(
+                    "mixed",
+                    layers={"*.to_*": "float8_weight_only", "*.ff.*": "int8_weight_only"},
+                    min_features=64,
+                ),
                 placement=StreamedBlocks(resident_blocks=1, slots=3),
                 compilation=Compilation(
                     scope="regional",
