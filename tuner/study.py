@@ -42,7 +42,7 @@ from tuner.runner import Runner
 from tuner.search import Proposal, Proven, Search
 from tuner.space import Survey
 from tuner.study_folder import STUDY_FOLDER, collect_abandoned, working_in
-from tuner.timing_store import TimingsOfOneRun
+from tuner.timing_store import RegistryTimings
 
 __all__ = ["StudyOutcome", "StudyRequest", "run_study"]
 
@@ -120,7 +120,7 @@ class _Study:
         self._environment: Environment = row.environment
         self._journal = Journal(registry, row.id, inventory, listener)
         self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
-        self._timings = TimingsOfOneRun()
+        self._timings = RegistryTimings(registry, row.environment, clock.now)
         self._mixture: Mixture | None = None
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None

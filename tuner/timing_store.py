@@ -1,20 +1,25 @@
-"""Where a study finds timings of blocks and layers, and keeps its own."""
+"""The registry's timings as one study on one machine sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 
+from registry.environment import Environment
+from registry.store import Registry
 from registry.timing import Timing, TimingKey
 
 
-class TimingsOfOneRun:
-    """Kept in memory, and gone with the run."""
+class RegistryTimings:
+    """Those of every study before this one, of any model; what this one times is kept for all."""
 
-    def __init__(self) -> None:
-        self._timings: dict[TimingKey, Timing] = {}
+    def __init__(
+        self, registry: Registry, environment: Environment, now: Callable[[], datetime]
+    ) -> None:
+        self._registry, self._environment, self._now = registry, environment, now
 
     def known(self, keys: Iterable[TimingKey]) -> Mapping[TimingKey, Timing]:
-        return {key: self._timings[key] for key in keys if key in self._timings}
+        return {key: item.timing for key, item in self._registry.timings(keys).items()}
 
     def keep(self, timings: Sequence[Timing]) -> None:
-        self._timings |= {timing.key: timing for timing in timings}
+        self._registry.put_timings(timings, now=self._now(), environment=self._environment)

@@ -3,7 +3,7 @@ worker; the real one is in tests/tuner/pipeline/test_block_timing.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,7 +21,6 @@ from tuner.block_targets import block_targets, choices_among, kinds_at, layer_ta
 from tuner.clock import TimeLimit
 from tuner.cost_model import CostModel
 from tuner.protocol import TimingTarget
-from tuner.timing_store import TimingsOfOneRun
 
 ENVIRONMENT = h200()
 BENCH = Bench(ENVIRONMENT, "bfloat16")
@@ -52,6 +51,19 @@ def answer(key: TimingKey) -> Timing:
     ms *= 1.0 if key.scheme == "none" else 0.6
     sqnr_db = None if key.scheme == "none" else 30.0
     return Timing(key=key, outcome="measured", median_ms=ms, mad_ms=0.0, samples=7, sqnr_db=sqnr_db)
+
+
+class TimingsOfOneRun:
+    """Kept in memory."""
+
+    def __init__(self) -> None:
+        self._timings: dict[TimingKey, Timing] = {}
+
+    def known(self, keys: Iterable[TimingKey]) -> Mapping[TimingKey, Timing]:
+        return {key: self._timings[key] for key in keys if key in self._timings}
+
+    def keep(self, timings: Sequence[Timing]) -> None:
+        self._timings |= {timing.key: timing for timing in timings}
 
 
 @dataclass

@@ -506,6 +506,16 @@ def test_the_summary_says_what_decided_each_group_of_layers(timed_bench: StudyBe
     assert rows[("transformer_blocks.*.attn.to_q",)]["scheme"] == "int8_dynamic"
 
 
+def test_what_was_timed_once_serves_every_study_of_the_machine(timed_bench: StudyBench) -> None:
+    timed_bench.run()
+    known = timed_bench.registry.all_timings()
+    assert {stored.timing.key.kind for stored in known} == {"block", "linear"}
+    second = timed_bench.run(objective="throughput")
+    assert [job["kind"] for job in timed_bench.jobs].count("time_blocks") == 2
+    assert second.best is not None
+    assert second.best.estimate.source == "blocks"
+
+
 def test_a_search_of_everything_times_no_blocks(timed_bench: StudyBench) -> None:
     timed_bench.run(exhaustive=True, time_limit_s=40.0)
     assert "time_blocks" not in {job["kind"] for job in timed_bench.jobs}

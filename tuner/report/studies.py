@@ -69,13 +69,15 @@ def studies_table(studies: Iterable[StudyRow]) -> Table:
 def trials_table(trials: Iterable[Trial], *, verbose: bool = False) -> Table:
     """Every trial of a study in the order it ran; `verbose` with every score that was refused."""
     rows = (
-        (
-            mark(trial),
-            trial.rung,
-            describe(trial.plan),
-            outcome(trial, verbose=verbose),
-            predicted_step(trial.estimate),
-        )
+        (mark(trial), trial.rung, describe(trial.plan), _ending(trial, verbose=verbose))
         for trial in trials
     )
-    return table("", "Rung", "Plan", "Outcome", "Predicted step", rows=rows)
+    return table("", "Rung", "Plan", "Outcome", rows=rows)
+
+
+def _ending(trial: Trial, *, verbose: bool) -> str:
+    """How a trial ended, and what its step was predicted to take, from what."""
+    ended = outcome(trial, verbose=verbose)
+    if trial.estimate is None:
+        return ended
+    return f"{ended}; a step predicted at {predicted_step(trial.estimate)}"

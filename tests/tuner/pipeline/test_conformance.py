@@ -294,7 +294,7 @@ def test_exported_as_a_script(bench: Bench, measured: Run) -> None:
 
 def changed(path: str, value: Any, default: Any) -> Iterator[str]:
     """Paths of what is not at its default."""
-    if not isinstance(value, dict) or path.endswith("inductor_options"):
+    if not isinstance(value, dict) or path.endswith(("inductor_options", "quantization.layers")):
         if value != default:
             yield path
         return
