@@ -136,6 +136,13 @@ class Quantization(Frozen):
         """Those of `layers`, in the order in which they are asked: the most specific first."""
         return tuple(sorted(self.layers, key=lambda pattern: (-_plain(pattern), pattern)))
 
+    @property
+    def schemes(self) -> frozenset[LayerScheme]:
+        """Every scheme that it asks for of some layer, "none" where it asks for nothing."""
+        if self.scheme != "mixed":
+            return frozenset({self.scheme})
+        return frozenset(self.layers.values())
+
     def wanted(self, name: str) -> LayerScheme:
         """The scheme that the plan asks for a layer of this name, whatever its size."""
         if self.scheme != "mixed":

@@ -84,7 +84,7 @@ def quantized(plan: Plan) -> Part:
     chosen = {name: item for name, item in plans.items() if item.quantization.scheme != "none"}
     if not chosen:
         return Part()
-    schemes = {scheme for item in chosen.values() for scheme in _schemes(item.quantization)}
+    schemes = {scheme for item in chosen.values() for scheme in item.quantization.schemes}
     used = sorted({name for scheme in schemes for name in CONFIGS[scheme] if name})
     imports = (
         ("fnmatch", "fnmatchcase"),
@@ -95,10 +95,6 @@ def quantized(plan: Plan) -> Part:
     mixed = {item.quantization.scheme == "mixed" for item in chosen.values()}
     ways = {False: QUANTIZE, True: QUANTIZE_EACH}
     return Part(lines, imports=imports, definitions=tuple(ways[item] for item in sorted(mixed)))
-
-
-def _schemes(plan: Quantization) -> tuple[LayerScheme, ...]:
-    return (plan.scheme,) if plan.scheme != "mixed" else tuple(plan.layers.values())
 
 
 def _quantize(name: str, plan: ComponentPlan) -> str:

@@ -35,10 +35,8 @@ class ComponentSubject:
         return self.choice.quantization.scheme != "none"
 
     @property
-    def schemes(self) -> frozenset[str]:
-        """Every scheme that the plan asks for in this component."""
-        quantization = self.choice.quantization
-        return frozenset(quantization.layers.values() or (quantization.scheme,))
+    def schemes(self) -> frozenset[LayerScheme]:
+        return self.choice.quantization.schemes
 
     def touched_by(self, scheme: LayerScheme) -> tuple[LinearLayer, ...]:
         wanted = self.choice.quantization.wanted
