@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from registry.inventory import ModelInventory
 from registry.plan import AttentionBackend, LayerScheme, Quantization
 from registry.timing import Timing, TimingKey

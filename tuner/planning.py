@@ -24,27 +24,37 @@ from tuner.space import Survey, baseline_plans, survey
 
 
 class Planning:
-    """What is predicted for one request on one machine."""
+    """What is predicted for one request on one machine. `blocks` are timed ones, and count where
+    there are corrections: these are learned from bare rooflines. `mixed` are quantizations of the
+    denoiser beside the uniform ones."""
 
     def __init__(
-        self, request: StudyRequest, inventory: ModelInventory, environment: Environment
-    ) -> None:
-        self._request, self._inventory, self._environment = request, inventory, environment
-
-    def survey(
         self,
-        corrections: Corrections | None = None,
+        request: StudyRequest,
+        inventory: ModelInventory,
+        environment: Environment,
+        *,
         blocks: BlockSums | None = None,
         mixed: Sequence[Quantization] = (),
-    ) -> Survey:
+    ) -> None:
+        self._request, self._inventory, self._environment = request, inventory, environment
+        self._blocks, self._mixed = blocks, mixed
+
+    def knowing(self, blocks: BlockSums, mixed: Sequence[Quantization]) -> Planning:
+        """The same with timed blocks."""
+        return Planning(
+            self._request, self._inventory, self._environment, blocks=blocks, mixed=mixed
+        )
+
+    def survey(self, corrections: Corrections | None = None) -> Survey:
         return survey(
             self._inventory,
             self._environment,
             self._request.workload,
             self._request.budget_bytes,
             self._request.host_budget_bytes,
-            self._cost_model(corrections, blocks),
-            mixed=mixed,
+            self._cost_model(corrections),
+            mixed=self._mixed,
         )
 
     def mixture(
@@ -81,18 +91,13 @@ class Planning:
         plans = baseline_plans(self._inventory, self._environment)
         return tuple(self.candidate(plan) for plan in plans)
 
-    def search(
-        self,
-        baseline: Trial,
-        blocks: BlockSums | None = None,
-        mixed: Sequence[Quantization] = (),
-    ) -> Search:
+    def search(self, baseline: Trial) -> Search:
         """Among candidates estimated again with what the baseline and timed blocks taught; nothing
         is told yet."""
         corrections = self.taught_by(baseline)
-        reference = self.candidate(baseline.plan, corrections, blocks)
+        reference = self.candidate(baseline.plan, corrections)
         return Search(
-            self.survey(corrections, blocks, mixed).kept or (reference,),
+            self.survey(corrections).kept or (reference,),
             objective=self._request.objective,
             workload=self._request.workload,
             steps=self._request.steps or self._inventory.default_steps,
@@ -106,18 +111,12 @@ class Planning:
         frozen = self.candidate(baseline.plan).estimate
         return learn([(baseline.plan, frozen, measured(baseline))], self._inventory)
 
-    def candidate(
-        self,
-        plan: Plan,
-        corrections: Corrections | None = None,
-        blocks: BlockSums | None = None,
-    ) -> Candidate:
-        model = self._cost_model(corrections, blocks)
+    def candidate(self, plan: Plan, corrections: Corrections | None = None) -> Candidate:
+        model = self._cost_model(corrections)
         return Candidate(plan, model.estimate(plan, self._request.workload, self._request.steps))
 
-    def _cost_model(
-        self, corrections: Corrections | None, blocks: BlockSums | None = None
-    ) -> CostModel:
+    def _cost_model(self, corrections: Corrections | None) -> CostModel:
+        blocks = self._blocks if corrections is not None else None
         isa = self._environment.runtime.cpu_isa
         hardware = self._environment.hardware
         return CostModel(self._inventory, hardware, corrections, cpu_isa=isa, blocks=blocks)

@@ -150,10 +150,8 @@ class _Study:
         baseline = choose_baseline(
             self._planning.baselines(), self._desk, self._journal, self._time_limit
         )
-        timed = self._time_blocks(baseline)
-        self._mixture = self._mix(timed)
-        mixed = (self._mixture.quantization,) if self._mixture else ()
-        search = self._planning.search(baseline, timed.sums if timed else None, mixed)
+        self._learn_blocks(baseline)
+        search = self._planning.search(baseline)
         for trial in (*standing(self._journal.kept), baseline):
             self._tell(search, trial)
         self._journal.stage("search")
@@ -163,15 +161,16 @@ class _Study:
             self._announce_best(search)
         return self._audited(self._publish(search, baseline), search, baseline)
 
-    def _mix(self, timed: Timed | None) -> Mixture | None:
-        if timed is None:
-            return None
-        return self._planning.mixture(timed.sums, timed.faster, self._journal.kept)
+    def _learn_blocks(self, baseline: Trial) -> None:
+        """Nothing for the oracle: it measures everything, and is what predictions are judged by."""
+        timed = None if self._desk.request.exhaustive else self._time_blocks(baseline)
+        if timed is not None:
+            kept = self._journal.kept
+            self._mixture = self._planning.mixture(timed.sums, timed.faster, kept)
+            mixed = (self._mixture.quantization,) if self._mixture else ()
+            self._planning = self._planning.knowing(timed.sums, mixed)
 
     def _time_blocks(self, baseline: Trial) -> Timed | None:
-        """Nothing for the oracle: it measures everything, and is what predictions are judged by."""
-        if self._desk.request.exhaustive:
-            return None
         rung = BlockRung(
             self._inventory,
             self._environment,
