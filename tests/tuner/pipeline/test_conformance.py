@@ -350,4 +350,4 @@ def test_the_plans_cover_every_option_that_runs_on_a_cpu() -> None:
         for case in CASES.values()
         for item in case.plan.pipeline.components.values()
     }
-    assert schemes == {"none", "int8_weight_only", "int8_dynamic", "float8_weight_only"}
+    assert schemes == {"none", "int8_weight_only", "int8_dynamic", "float8_weight_only", "mixed"}
