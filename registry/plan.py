@@ -8,9 +8,17 @@ name a program to run.
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from registry.base import Frozen, FrozenMapping
 from registry.digest import digest
@@ -20,7 +28,7 @@ PLAN_FORMAT = 1
 """Written into every plan. A reader skips plans of a higher number."""
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-Scheme = Literal[
+LayerScheme = Literal[
     "none",
     "int8_weight_only",
     "int8_dynamic",
@@ -28,6 +36,8 @@ Scheme = Literal[
     "float8_dynamic_tensor",
     "float8_dynamic_row",
 ]
+Scheme = Literal[LayerScheme, "mixed"]
+"""Of a component: one scheme for all its layers, or "mixed", where each layer has its own."""
 AttentionBackend = Literal[
     "default",
     "_native_cudnn",
@@ -76,23 +86,78 @@ class ProcessOptions(Frozen):
 
 
 class Quantization(Frozen):
-    """One torchao scheme for the linear layers of one component.
+    """One torchao scheme for the linear layers of one component, or one for each group of them.
 
     `skip` are fnmatch patterns of layer names left in the component's dtype; layers with a
-    dimension under `min_features` are left alone too.
+    dimension under `min_features` are left alone too. Under "mixed" `layers` maps such patterns to
+    schemes: of those that match a layer's name the one with the most plain characters decides, and
+    a layer that none matches is left alone.
     """
 
     scheme: Scheme = "none"
     skip: tuple[str, ...] = ()
     min_features: int = Field(default=0, ge=0)
+    layers: FrozenMapping[LayerScheme] = Field(default={}, validate_default=True)
 
     @field_validator("skip")
     @classmethod
     def _plain_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
-            if not LAYER_PATTERN.fullmatch(pattern):
-                raise ValueError(f"layer pattern {pattern!r} is not a dotted name with * ? []")
+            _check_pattern(pattern)
         return tuple(sorted(set(patterns)))
+
+    @field_validator("layers")
+    @classmethod
+    def _schemes_by_pattern(cls, layers: dict[str, LayerScheme]) -> dict[str, LayerScheme]:
+        for pattern, scheme in layers.items():
+            _check_pattern(pattern)
+            if scheme == "none":
+                raise ValueError(
+                    f"layer pattern {pattern!r} has scheme 'none': leave the pattern out"
+                )
+        return layers
+
+    @model_validator(mode="after")
+    def _mixed_names_its_layers(self) -> Self:
+        if (self.scheme == "mixed") != bool(self.layers):
+            raise ValueError("scheme 'mixed' and layers go together: one needs the other")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_layers(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without layers of its own reads, and is digested, as before there were any."""
+        written: dict[str, Any] = write(self)
+        if not written.get("layers"):
+            written.pop("layers", None)
+        return written
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Those of `layers`, in the order in which they are asked: the most specific first."""
+        return tuple(sorted(self.layers, key=lambda pattern: (-_plain(pattern), pattern)))
+
+    @property
+    def schemes(self) -> frozenset[LayerScheme]:
+        """Every scheme that it asks for of some layer, "none" where it asks for nothing."""
+        if self.scheme != "mixed":
+            return frozenset({self.scheme})
+        return frozenset(self.layers.values())
+
+    def wanted(self, name: str) -> LayerScheme:
+        """The scheme that the plan asks for a layer of this name, whatever its size."""
+        if self.scheme != "mixed":
+            return self.scheme
+        matching = (self.layers[item] for item in self.patterns if fnmatchcase(name, item))
+        return next(matching, "none")
+
+
+def _plain(pattern: str) -> int:
+    return sum(character not in "*?" for character in pattern)
+
+
+def _check_pattern(pattern: str) -> None:
+    if not LAYER_PATTERN.fullmatch(pattern):
+        raise ValueError(f"layer pattern {pattern!r} is not a dotted name with * ? []")
 
 
 class Resident(Frozen):

@@ -14,6 +14,7 @@ from registry.base import Frozen
 from registry.digest import digest
 from registry.plan import AttentionBackend, Dtype, Scheme
 
+TimingContext = Literal["compiled", "eager"]
 TimingOutcome = Literal["measured", "noisy", "failed", "unsupported"]
 
 
@@ -35,7 +36,7 @@ class TimingKey(Frozen):
     bias: bool
     scheme: Scheme
     attention_backend: AttentionBackend = "default"
-    context: Literal["compiled", "eager"] = "compiled"
+    context: TimingContext = "compiled"
 
     @property
     def digest(self) -> str:

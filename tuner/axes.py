@@ -6,7 +6,7 @@ that a user sees it once, with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -52,8 +52,10 @@ def admissible_axes(
     environment: Environment,
     restrict: Restriction,
     workload: Workload | None,
+    mixed: Sequence[Quantization] = (),
 ) -> Axes:
-    """Every choice's values that some plan can use, within a user's restriction."""
+    """Every choice's values that some plan can use, within a user's restriction; `mixed` are
+    quantizations beside the uniform ones."""
     filters = _Filter(inventory, environment)
     compilations = tuple(
         item
@@ -63,7 +65,7 @@ def admissible_axes(
     )
     return Axes(
         dtype=filters.dtype,
-        quantizations=filters.quantizations(restrict, compilations),
+        quantizations=filters.quantizations(restrict, compilations, mixed),
         compilations=filters.keep(
             compilations, lambda item: [filters.plan(ComponentPlan(compilation=item))]
         ),
@@ -138,10 +140,13 @@ class _Filter:
         )
 
     def quantizations(
-        self, restrict: Restriction, compilations: Iterable[Compilation]
+        self,
+        restrict: Restriction,
+        compilations: Iterable[Compilation],
+        mixed: Sequence[Quantization],
     ) -> tuple[Quantization, ...]:
         """A scheme may need compilation, so each is tried with every kind of it."""
-        wanted = choices.denoiser_quantizations(self._inventory)
+        wanted = (*choices.denoiser_quantizations(self._inventory), *mixed)
         return self.keep(
             [item for item in wanted if allows(restrict.schemes, item.scheme)],
             lambda item: [

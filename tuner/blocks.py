@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import compress
 
 from registry.inventory import ComponentInventory, LinearLayer
-from registry.plan import Dtype, Scheme, StreamedBlocks
+from registry.plan import Dtype, Quantization, StreamedBlocks
 from tuner.layers import DTYPE_BYTES, quantized_layer_bytes
 from tuner.spread import slot_bytes, streamed_blocks
 
@@ -61,7 +61,10 @@ def block_kinds(component: ComponentInventory) -> dict[str, str]:
 
 
 def blocks_of(
-    component: ComponentInventory, touched: Sequence[LinearLayer], scheme: Scheme, dtype: Dtype
+    component: ComponentInventory,
+    touched: Sequence[LinearLayer],
+    quantization: Quantization,
+    dtype: Dtype,
 ) -> Blocks:
     """The blocks with these layers quantized. Their other layers weigh next to nothing."""
     kinds = block_kinds(component)
@@ -73,6 +76,7 @@ def blocks_of(
             bias = layer.out_features if layer.bias else 0
             is_quantized = layer.name in quantized
             plain = layer.weight_elements * DTYPE_BYTES[dtype]
+            scheme = quantization.wanted(layer.name)
             weight = quantized_layer_bytes(layer, scheme) if is_quantized else plain
             elements[block] += layer.weight_elements + bias
             sizes[block] += weight + bias * DTYPE_BYTES[dtype]
@@ -81,7 +85,7 @@ def blocks_of(
 
 def can_stream(component: ComponentInventory, placement: StreamedBlocks) -> bool:
     """Whether any of a component's blocks would leave the device."""
-    return any(blocks_of(component, (), "none", "bfloat16").streamed(placement))
+    return any(blocks_of(component, (), Quantization(), "bfloat16").streamed(placement))
 
 
 def _outermost(name: str) -> tuple[str, str] | None:

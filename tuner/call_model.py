@@ -15,7 +15,7 @@ from registry.plan import (
     ComponentPlan,
     Dtype,
     GroupOffload,
-    Scheme,
+    LayerScheme,
     StreamedBlocks,
 )
 from tuner.footprint import Footprint
@@ -37,7 +37,7 @@ FEW_ROWS_FLOAT8_SHARE = 0.10
 """Measured: 77 modulation layers of one row took 5.4 ms longer in float8 than in bfloat16."""
 UNPACK_BYTES = {True: 3, False: 8}
 """Per weight: read packed, write unpacked; eager does it in several passes. Keyed by compiled."""
-QUANTIZE_BYTES: dict[Scheme, dict[bool, int]] = {
+QUANTIZE_BYTES: dict[LayerScheme, dict[bool, int]] = {
     "float8_dynamic_row": {True: 3, False: 16},
     "float8_dynamic_tensor": {True: 5, False: 18},
     "int8_dynamic": {True: 3, False: 24},
@@ -103,15 +103,15 @@ class CallModel:
         """All linear layers of one call, with packing and unpacking of the quantized ones."""
         compiled = item.choice.compilation.scope != "none"
         quantized = {layer.name for layer in item.touched}
+        wanted = item.choice.quantization.wanted
         total_s = 0.0
         for layer in item.component.linears:
             if rows := activity.linear_rows.get(layer.name, 0):
-                is_quantized = layer.name in quantized
-                scheme = item.choice.quantization.scheme if is_quantized else "none"
+                scheme = wanted(layer.name) if layer.name in quantized else "none"
                 total_s += self._layer_s(layer, rows, scheme, compiled)
         return total_s
 
-    def _layer_s(self, layer: LinearLayer, rows: int, scheme: Scheme, compiled: bool) -> float:
+    def _layer_s(self, layer: LinearLayer, rows: int, scheme: LayerScheme, compiled: bool) -> float:
         overhead_s = self.packing_s(layer, rows, scheme, compiled)
         product_s = self.product_s(layer, rows, scheme)
         few = rows <= FEW_ROWS and self.peaks.is_cuda
@@ -119,18 +119,20 @@ class CallModel:
             product_s *= EAGER_INT8_PENALTY
         return overhead_s + product_s
 
-    def product_s(self, layer: LinearLayer, rows: int, scheme: Scheme) -> float:
+    def product_s(self, layer: LinearLayer, rows: int, scheme: LayerScheme) -> float:
         """The matrix product of one layer alone, by the best kernels known for its scheme."""
         if rows <= FEW_ROWS and self.peaks.is_cuda:
             return self._few_rows_s(layer, scheme)
         flops = 2 * rows * layer.weight_elements
         return flops / (self._matmul_peak(scheme) * LINEAR_EFFICIENCY[scheme])
 
-    def packing_s(self, layer: LinearLayer, rows: int, scheme: Scheme, compiled: bool) -> float:
+    def packing_s(
+        self, layer: LinearLayer, rows: int, scheme: LayerScheme, compiled: bool
+    ) -> float:
         """Quantizing a layer's input, or unpacking its weight."""
         return self._packing_bytes(layer, rows, scheme, compiled) / self._bandwidth
 
-    def _few_rows_s(self, layer: LinearLayer, scheme: Scheme) -> float:
+    def _few_rows_s(self, layer: LinearLayer, scheme: LayerScheme) -> float:
         if scheme.startswith("float8_dynamic"):
             share, size = FEW_ROWS_FLOAT8_SHARE, quantized_layer_bytes(layer, scheme)
         else:
@@ -138,7 +140,7 @@ class CallModel:
         return size / (self.peaks.memory_bytes_per_s * share)
 
     def _packing_bytes(
-        self, layer: LinearLayer, rows: int, scheme: Scheme, compiled: bool
+        self, layer: LinearLayer, rows: int, scheme: LayerScheme, compiled: bool
     ) -> float:
         if scheme == "none":
             return 0.0
@@ -149,7 +151,7 @@ class CallModel:
             moved += INT8_OUTPUT_BYTES * rows * layer.out_features
         return float(moved)
 
-    def _matmul_peak(self, scheme: Scheme) -> float:
+    def _matmul_peak(self, scheme: LayerScheme) -> float:
         if scheme.startswith("float8_dynamic"):
             return self.peaks.float8
         return self.peaks.int8 if scheme == "int8_dynamic" else self.peaks.matmul(self.dtype)

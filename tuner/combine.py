@@ -6,7 +6,7 @@ fusion and layouts only where the denoiser is resident, because elsewhere the li
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import product
 
 from registry.environment import Environment
@@ -42,11 +42,13 @@ def candidates(
     *,
     restrict: Restriction | None = None,
     workload: Workload | None = None,
+    mixed: Sequence[Quantization] = (),
 ) -> tuple[Plan, ...]:
     """Every plan to consider, without repeats, in a fixed order. `workload` decides dynamic shapes,
-    text padding and VAE slicing; None means one shape of one picture."""
+    text padding and VAE slicing; None means one shape of one picture. `mixed` are quantizations of
+    the denoiser beside the uniform ones."""
     chosen = restrict or Restriction()
-    axes = admissible_axes(inventory, environment, chosen, workload)
+    axes = admissible_axes(inventory, environment, chosen, workload, mixed)
     maker = _Maker(inventory, environment, axes, chosen, workload)
     return (*maker.plans(), *axes.rejected)
 
@@ -111,7 +113,9 @@ class _Maker:
                 channels_last=layout and self._denoiser.has_convolutions,
             )
             components = {**others, self._denoiser.name: self._share(own)}
-            yield from self._pipelines(components, compilation, fusions)
+            # The layers of a mixed quantization are named as they are unfused.
+            kept = fusions if quantization.scheme != "mixed" else (False,)
+            yield from self._pipelines(components, compilation, kept)
 
     def _pipelines(
         self, components: Components, compilation: Compilation, fusions: tuple[bool, ...]

@@ -1,7 +1,8 @@
 """Plan + inventory -> Estimate: what a plan would need and how fast it would be, not running it.
 
 Memory comes from exact weight bytes and counted activations (`memory_model`), speed from a roofline
-(`speed_model`); corrections learned from trials of this machine come last.
+(`speed_model`); corrections learned from trials of this machine come last. Where blocks of the
+model were timed here, steps of a resident denoiser are their sum (`block_sums`) and need none.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 
 from registry.environment import Hardware
 from registry.inventory import ModelInventory, ShapeProfile
-from registry.plan import ComponentPlan, Dtype, Plan
+from registry.plan import AttentionBackend, ComponentPlan, Dtype, Plan
 from registry.record import Estimate
 from registry.workload import Shape, Workload
 from tuner.activities import profile_for
+from tuner.block_sums import SOURCE, BlockSums, outside_blocks, siblings
 from tuner.corrections import Corrections, learn
 from tuner.footprint import Footprint, footprint
 from tuner.layers import LayerTable
@@ -24,6 +26,7 @@ from tuner.speed_model import RequestTimes, SpeedModel
 
 __all__ = ["Breakdown", "Corrections", "CostModel", "learn", "smallest_budget"]
 
+StepKey = tuple[int, AttentionBackend, bool, Dtype, Workload]
 MemoryKey = tuple[Dtype, Workload, bool, bool, tuple[int, ...]]
 
 
@@ -38,7 +41,7 @@ class Breakdown:
 class CostModel:
     """Estimates for one model on one device. Deterministic; remembers what plans share.
 
-    `cpu_isa` (as in `Runtime`) sharpens the peaks of a CPU device.
+    `cpu_isa` (as in `Runtime`) sharpens the peaks of a CPU device; `blocks` are timed ones.
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class CostModel:
         corrections: Corrections | None = None,
         *,
         cpu_isa: str | None = None,
+        blocks: BlockSums | None = None,
     ) -> None:
         self.inventory = inventory
         self.corrections = corrections or Corrections()
+        self._blocks = blocks
+        self._steps_by_blocks: dict[StepKey, tuple[ComponentPlan, float | None]] = {}
         peaks = peaks_of(hardware, cpu_isa)
         self._is_cpu = hardware.device == "cpu"
         self._memory = MemoryModel(peaks, self.corrections.outside_bytes)
@@ -72,15 +78,55 @@ class CostModel:
         choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
         backend = plan.pipeline.attention_backend
         step_s = times.step_s * self.corrections.step_factor(choice, backend)
+        summed_s = self._step_by_blocks(plan, choice, workload, times)
         peak_bytes = self._corrected(choice, memory.peak_bytes, memory.weight_bytes)
         return Estimate(
             peak_vram_bytes=peak_bytes,
             load_peak_vram_bytes=self._corrected(choice, memory.load_peak_bytes, 0),
             host_bytes=memory.host_bytes + (peak_bytes if self._is_cpu else 0),
-            step_ms=step_s * 1000,
-            latency_s=times.fixed_s * self.corrections.fixed + count * step_s,
-            source=self.corrections.source,
+            step_ms=(summed_s or step_s) * 1000,
+            latency_s=times.fixed_s * self.corrections.fixed + count * (summed_s or step_s),
+            source=SOURCE if summed_s else self.corrections.source,
         )
+
+    def _step_by_blocks(
+        self, plan: Plan, choice: ComponentPlan, workload: Workload, times: RequestTimes
+    ) -> float | None:
+        """Seconds of a step by timed blocks: of this plan, or of one like it in proportion to what
+        the roofline says of both. None without blocks that tell."""
+        if self._blocks is None or choice.placement.kind != "resident":
+            return None
+        options = plan.pipeline
+        key = (id(choice), options.attention_backend, options.fuse_qkv, options.dtype, workload)
+        if key not in self._steps_by_blocks:
+            found = self._like(self._blocks, plan, times)
+            self._steps_by_blocks[key] = (choice, found)
+        return self._steps_by_blocks[key][1]
+
+    def _like(self, blocks: BlockSums, plan: Plan, times: RequestTimes) -> float | None:
+        name = self.inventory.denoiser.name
+        for sibling in siblings(plan, name, blocks.quantizations):
+            blocks_ms = blocks.plan_ms(sibling, name)
+            if blocks_ms is not None:
+                step_s = blocks_ms / 1000 + self._rest_s(blocks, sibling)
+                guessed = self.breakdown(sibling, Workload(shapes=(blocks.shape,))).times
+                return step_s * times.step_s / guessed.step_s
+        return None
+
+    def _rest_s(self, blocks: BlockSums, plan: Plan) -> float:
+        """What is not in blocks, as the baseline showed it, or by the roofline; it is not compiled
+        where blocks alone are."""
+        if blocks.rest_ms is not None:
+            return blocks.rest_ms / 1000
+        denoiser = self.inventory.denoiser
+        activity = self._profile(blocks.shape).activity(denoiser.name)
+        if activity is None:
+            return 0.0
+        rest = outside_blocks(self.inventory, activity, blocks.kinds)
+        linears = tuple(item for item in denoiser.linears if item.name in rest.linear_rows)
+        outside = denoiser.model_copy(update={"linears": linears, "repeated_blocks": ()})
+        own = footprint(outside, self._plain, (), plan.pipeline.dtype)
+        return self._speed.once(plan.pipeline, own, rest)
 
     def breakdown(self, plan: Plan, workload: Workload) -> Breakdown:
         """The parts of an estimate: which phase peaks and of what, which part takes how long."""

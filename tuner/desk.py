@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,21 @@ from registry.errors import TrialFailed
 from registry.plan import Plan
 from registry.record import ArtifactRef, Estimate, Failure, Quality, Rung, Trial
 from registry.store import Registry
+from registry.timing import Timing, TimingKey
 from tuner.clock import Clock
-from tuner.event_stream import AnyEvent
 from tuner.events import Listener, MemorySample, WorkerProgress
 from tuner.gate import judge
-from tuner.protocol import InventoryJob, InventoryResult, Progress, TrialJob, TrialResult
+from tuner.protocol import (
+    Event,
+    InventoryJob,
+    InventoryResult,
+    Progress,
+    TimingDone,
+    TimingJob,
+    TimingTarget,
+    TrialJob,
+    TrialResult,
+)
 from tuner.request import StudyRequest
 from tuner.runner import Limits, Outcome, Runner
 from tuner.sampler import Sample
@@ -97,6 +108,33 @@ class TrialDesk:
             update["artifact_out"] = str(self.artifact_path(plan))
         return self._finish(plan, estimate, job.model_copy(update=update), limit_s)
 
+    def time_targets(
+        self, targets: Sequence[TimingTarget], limit_s: float | None
+    ) -> tuple[tuple[Timing, ...], Failure | None]:
+        """Blocks and layers alone. What was timed stands, however the job ended; beside others on
+        the device it is noise."""
+        cache = self.folder / "compile"
+        cache.mkdir(parents=True, exist_ok=True)
+        job = TimingJob(
+            model=self.request.model,
+            targets=tuple(targets),
+            dtype=targets[0].key.dtype,
+            budget_bytes=self.request.budget_bytes,
+            compile_cache_dir=str(cache),
+        )
+        found: dict[TimingKey, Timing] = {}
+
+        def hear(event: Event) -> None:
+            if isinstance(event, TimingDone):
+                found[event.timing.key] = event.timing
+            self._on_event(event)
+
+        limit_s = TRIAL_LIMIT_S if limit_s is None else min(limit_s, TRIAL_LIMIT_S)
+        outcome = self._run(job, limit_s, hear)
+        self._clean(outcome, keep=False)
+        noisy = outcome.contaminated is not None
+        return tuple(_as_noise(item) if noisy else item for item in found.values()), outcome.failure
+
     def replay(
         self,
         plan: Plan,
@@ -140,14 +178,19 @@ class TrialDesk:
             compile_cache_dir=str(cache),
         )
 
-    def _run(self, job: TrialJob | InventoryJob, limit_s: float) -> Outcome:
+    def _run(
+        self,
+        job: TrialJob | InventoryJob | TimingJob,
+        limit_s: float,
+        hear: Callable[[Event], None] | None = None,
+    ) -> Outcome:
         limits = Limits(
             wall_s=limit_s,
             progress_s=min(limit_s, SILENCE_LIMIT_S),
-            device_bytes=job.budget_bytes if isinstance(job, TrialJob) else None,
+            device_bytes=None if isinstance(job, InventoryJob) else job.budget_bytes,
             host_bytes=self.request.host_budget_bytes,
         )
-        return self._runner.run(job, limits, self._on_event, on_sample=self._on_sample)
+        return self._runner.run(job, limits, hear or self._on_event, on_sample=self._on_sample)
 
     def _finish(
         self, plan: Plan, estimate: Estimate, job: TrialJob, limit_s: float | None
@@ -198,12 +241,17 @@ class TrialDesk:
         finally:
             shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
 
-    def _on_event(self, event: AnyEvent) -> None:
+    def _on_event(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._listener(WorkerProgress(event.phase, event.done, event.total))
 
     def _on_sample(self, sample: Sample) -> None:
         self._listener(MemorySample(sample.device_growth_bytes, self.request.budget_bytes))
+
+
+def _as_noise(timing: Timing) -> Timing:
+    update = {"outcome": "noisy"} if timing.outcome == "measured" else {}
+    return timing.model_copy(update=update)
 
 
 def compiles(plan: Plan) -> bool:

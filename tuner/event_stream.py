@@ -6,27 +6,8 @@ import json
 
 from pydantic import ValidationError
 
-from tuner.protocol import (
-    EVENT,
-    PROTOCOL,
-    EnvironmentResult,
-    Hello,
-    InventoryResult,
-    ProfileResult,
-    Progress,
-    TrialResult,
-    WorkerFailure,
-)
+from tuner.protocol import EVENT, PROTOCOL, Event, Hello, WorkerFailure
 
-AnyEvent = (
-    Hello
-    | Progress
-    | TrialResult
-    | ProfileResult
-    | InventoryResult
-    | EnvironmentResult
-    | WorkerFailure
-)
 MAX_EVENT_BYTES = 64 * 2**20
 SHOWN_CHARACTERS = 120
 
@@ -51,14 +32,14 @@ class EventStream:
         self._rest = b""
         self._greeted = False
 
-    def feed(self, data: bytes) -> list[AnyEvent]:
+    def feed(self, data: bytes) -> list[Event]:
         """Events completed by `data`. Raises BadEvent, OtherProtocol."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise BadEvent(f"an event of more than {MAX_EVENT_BYTES} bytes")
         return [self._parse(line) for line in lines if line.strip()]
 
-    def _parse(self, line: bytes) -> AnyEvent:
+    def _parse(self, line: bytes) -> Event:
         if not self._greeted:
             _check_protocol(line)
         try:

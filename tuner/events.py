@@ -21,8 +21,8 @@ class StudyStarted:
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A part of the study begins: "inventory", "space", "baseline", "search", "replay", "publish",
-    "audit".
+    """A part of the study begins: "inventory", "space", "baseline", "blocks", "search", "replay",
+    "publish", "audit".
 
     `detail` is one line for people.
     """

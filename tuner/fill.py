@@ -79,7 +79,7 @@ def taken_bytes(
     """By the number of resident blocks, none in `placement`, up to the first with which nothing
     streams. Never falling, where another spread happens to take less."""
     touched = quantized_layers(component, quantization)
-    blocks = blocks_of(component, touched, quantization.scheme, dtype)
+    blocks = blocks_of(component, touched, quantization, dtype)
     found = [0]
     base = blocks.saved_bytes(placement)
     for count in range(1, len(blocks.kinds) + 1):

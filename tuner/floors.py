@@ -58,10 +58,11 @@ def _linear_s(
 ) -> tuple[float, float]:
     """Matrix products, and quantizing around them."""
     quantized = {layer.name for layer in item.touched}
+    wanted = item.choice.quantization.wanted
     products_s = packing_s = 0.0
     for layer in item.component.linears:
         if rows := activity.linear_rows.get(layer.name, 0):
-            scheme = item.choice.quantization.scheme if layer.name in quantized else "none"
+            scheme = wanted(layer.name) if layer.name in quantized else "none"
             products_s += model.product_s(layer, rows, scheme)
             packing_s += model.packing_s(layer, rows, scheme, compiled=True)
     return products_s, packing_s

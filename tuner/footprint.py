@@ -51,8 +51,8 @@ def footprint(
     dtype: Dtype,
 ) -> Footprint:
     """What a component weighs with these layers quantized, and where."""
-    scheme = choice.quantization.scheme
-    weights = component_bytes(component, touched, scheme, dtype)
+    quantization = choice.quantization
+    weights = component_bytes(component, touched, quantization, dtype)
     largest = max((layer.weight_elements for layer in touched), default=0)
     plain = Footprint(
         component=component,
@@ -66,7 +66,7 @@ def footprint(
     )
     if not isinstance(choice.placement, StreamedBlocks):
         return plain
-    return _streamed(plain, choice.placement, blocks_of(component, touched, scheme, dtype))
+    return _streamed(plain, choice.placement, blocks_of(component, touched, quantization, dtype))
 
 
 def _streamed(plain: Footprint, placement: StreamedBlocks, blocks: Blocks) -> Footprint:

@@ -24,6 +24,7 @@ SCHEME_LABELS: dict[Scheme, str] = {
     "float8_weight_only": "fp8-wo",
     "float8_dynamic_tensor": "fp8-tensor",
     "float8_dynamic_row": "fp8-row",
+    "mixed": "mixed",
 }
 DTYPE_LABELS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 PLACEMENT_LABELS = {
@@ -89,6 +90,9 @@ def _component(choice: ComponentPlan) -> Iterator[str]:
 
 
 def _quantization(quantization: Quantization) -> str:
+    if quantization.scheme == "mixed":
+        schemes = sorted({SCHEME_LABELS[item] for item in quantization.layers.values()})
+        return f"mixed {'+'.join(schemes)}"
     light = "-light" if LIGHT_PATTERN in quantization.skip else ""
     return SCHEME_LABELS[quantization.scheme] + light
 

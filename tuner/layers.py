@@ -11,7 +11,7 @@ from fnmatch import translate
 from functools import lru_cache
 
 from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
-from registry.plan import Dtype, Quantization, Scheme
+from registry.plan import Dtype, LayerScheme, Quantization
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOAT8_MULTIPLE = 16
@@ -23,16 +23,20 @@ INT8_ROW_BYTES = 5
 """Per output row: a float32 scale and an int8 zero point."""
 
 
+def scheme_of(layer: LinearLayer, quantization: Quantization) -> LayerScheme:
+    """What a plan's quantization of a component makes of this layer, "none" for nothing."""
+    wanted = quantization.wanted(layer.name)
+    smallest = min(layer.in_features, layer.out_features)
+    if wanted == "none" or smallest < max(quantization.min_features, 1):
+        return "none"
+    if wanted.startswith("float8_dynamic") and not fits_float8(layer):
+        return "none"
+    return "none" if _matcher(quantization.skip)(layer.name) else wanted
+
+
 def is_quantized(layer: LinearLayer, quantization: Quantization) -> bool:
     """Whether a plan's quantization of a component changes this layer."""
-    if quantization.scheme == "none":
-        return False
-    smallest = min(layer.in_features, layer.out_features)
-    if smallest < max(quantization.min_features, 1):
-        return False
-    if quantization.scheme.startswith("float8_dynamic") and not fits_float8(layer):
-        return False
-    return not _matcher(quantization.skip)(layer.name)
+    return scheme_of(layer, quantization) != "none"
 
 
 def fits_float8(layer: LinearLayer) -> bool:
@@ -61,7 +65,7 @@ class LayerTable:
         return self._known[key]
 
 
-def quantized_layer_bytes(layer: LinearLayer, scheme: Scheme) -> int:
+def quantized_layer_bytes(layer: LinearLayer, scheme: LayerScheme) -> int:
     """Bytes of one quantized weight with its scales (torchao 0.18), its bias apart."""
     if scheme in {"int8_weight_only", "int8_dynamic"}:
         return layer.weight_elements + INT8_ROW_BYTES * layer.out_features
@@ -71,11 +75,14 @@ def quantized_layer_bytes(layer: LinearLayer, scheme: Scheme) -> int:
 
 
 def component_bytes(
-    component: ComponentInventory, touched: Sequence[LinearLayer], scheme: Scheme, dtype: Dtype
+    component: ComponentInventory,
+    touched: Sequence[LinearLayer],
+    quantization: Quantization,
+    dtype: Dtype,
 ) -> int:
     """Exact bytes of a component's weights and buffers with these layers quantized."""
     elements = component.elements - sum(layer.weight_elements for layer in touched)
-    packed = sum(quantized_layer_bytes(layer, scheme) for layer in touched)
+    packed = sum(quantized_layer_bytes(layer, quantization.wanted(layer.name)) for layer in touched)
     return elements * DTYPE_BYTES[dtype] + packed + component.buffer_bytes
 
 

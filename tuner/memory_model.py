@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from registry.inventory import ComponentActivity, LinearLayer, ShapeProfile
-from registry.plan import ComponentPlan, Dtype, PipelineOptions
+from registry.plan import ComponentPlan, Dtype, LayerScheme, PipelineOptions
 from tuner.activities import activity_of
 from tuner.footprint import Footprint
 from tuner.layers import DTYPE_BYTES
@@ -162,13 +162,16 @@ def activation_bytes(item: Footprint, activity: ComponentActivity, dtype: Dtype)
 def _scheme_scratch(item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
     """Weight-only schemes unpack a layer to compute with it; dynamic ones hold a packed input, and
     int8 a 32-bit output."""
-    scheme, touched = item.choice.quantization.scheme, item.touched
+    wanted = item.choice.quantization.wanted
+    needs = (_layer_scratch(layer, wanted(layer.name), activity, dtype) for layer in item.touched)
+    return max(needs, default=0)
+
+
+def _layer_scratch(
+    layer: LinearLayer, scheme: LayerScheme, activity: ComponentActivity, dtype: Dtype
+) -> int:
     if scheme.endswith("weight_only"):
-        return max((layer.weight_elements for layer in touched), default=0) * DTYPE_BYTES[dtype]
-    is_int8 = scheme == "int8_dynamic"
-    return max((_row_scratch(layer, activity, is_int8) for layer in touched), default=0)
-
-
-def _row_scratch(layer: LinearLayer, activity: ComponentActivity, is_int8: bool) -> int:
+        return layer.weight_elements * DTYPE_BYTES[dtype]
     rows = activity.linear_rows.get(layer.name, 0)
-    return rows * layer.in_features + (rows * layer.out_features * INT32_BYTES if is_int8 else 0)
+    product = rows * layer.out_features * INT32_BYTES if scheme == "int8_dynamic" else 0
+    return rows * layer.in_features + product

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from registry.environment import Environment
 from registry.errors import NothingFits
 from registry.inventory import ModelInventory
-from registry.plan import Plan
+from registry.plan import Plan, Quantization
 from registry.record import Trial
+from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
 from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
+from tuner.mixing import Mixture, mix
 from tuner.objective import Judge
 from tuner.publishing import measured
 from tuner.request import StudyRequest
@@ -20,12 +24,27 @@ from tuner.space import Survey, baseline_plans, survey
 
 
 class Planning:
-    """What is predicted for one request on one machine."""
+    """What is predicted for one request on one machine. `blocks` are timed ones, and count where
+    there are corrections: these are learned from bare rooflines. `mixed` are quantizations of the
+    denoiser beside the uniform ones."""
 
     def __init__(
-        self, request: StudyRequest, inventory: ModelInventory, environment: Environment
+        self,
+        request: StudyRequest,
+        inventory: ModelInventory,
+        environment: Environment,
+        *,
+        blocks: BlockSums | None = None,
+        mixed: Sequence[Quantization] = (),
     ) -> None:
         self._request, self._inventory, self._environment = request, inventory, environment
+        self._blocks, self._mixed = blocks, mixed
+
+    def knowing(self, blocks: BlockSums, mixed: Sequence[Quantization]) -> Planning:
+        """The same with timed blocks."""
+        return Planning(
+            self._request, self._inventory, self._environment, blocks=blocks, mixed=mixed
+        )
 
     def survey(self, corrections: Corrections | None = None) -> Survey:
         return survey(
@@ -35,6 +54,21 @@ class Planning:
             self._request.budget_bytes,
             self._request.host_budget_bytes,
             self._cost_model(corrections),
+            mixed=self._mixed,
+        )
+
+    def mixture(
+        self, blocks: BlockSums, quantizations: Sequence[Quantization], trials: Sequence[Trial]
+    ) -> Mixture | None:
+        """The best scheme for each group of layers, if it is better than one for all."""
+        return mix(
+            blocks,
+            quantizations,
+            self.survey().kept,
+            denoiser=self._inventory.denoiser.name,
+            policy=self._request.policy,
+            budget_bytes=self._request.budget_bytes,
+            trials=trials,
         )
 
     @property
@@ -58,7 +92,8 @@ class Planning:
         return tuple(self.candidate(plan) for plan in plans)
 
     def search(self, baseline: Trial) -> Search:
-        """Among candidates estimated again with what the baseline taught; nothing is told yet."""
+        """Among candidates estimated again with what the baseline and timed blocks taught; nothing
+        is told yet."""
         corrections = self.taught_by(baseline)
         reference = self.candidate(baseline.plan, corrections)
         return Search(
@@ -81,8 +116,10 @@ class Planning:
         return Candidate(plan, model.estimate(plan, self._request.workload, self._request.steps))
 
     def _cost_model(self, corrections: Corrections | None) -> CostModel:
+        blocks = self._blocks if corrections is not None else None
         isa = self._environment.runtime.cpu_isa
-        return CostModel(self._inventory, self._environment.hardware, corrections, cpu_isa=isa)
+        hardware = self._environment.hardware
+        return CostModel(self._inventory, hardware, corrections, cpu_isa=isa, blocks=blocks)
 
 
 def refuse_if_nothing_fits(found: Survey, request: StudyRequest) -> None:

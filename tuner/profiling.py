@@ -22,10 +22,9 @@ from registry.workload import Shape, Workload
 from tuner.clock import Clock
 from tuner.cost_model import CostModel
 from tuner.desk import SILENCE_LIMIT_S, TRIAL_LIMIT_S
-from tuner.event_stream import AnyEvent
 from tuner.floors import step_floors_ms
 from tuner.profile import StepProfile, step_profile
-from tuner.protocol import ModelSpec, ProfileJob, ProfileResult, TrialJob
+from tuner.protocol import Event, ModelSpec, ProfileJob, ProfileResult, TrialJob
 from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS
 from tuner.runner import Limits, Outcome, Runner
 
@@ -81,7 +80,7 @@ class Profiling:
         subject: Subject,
         steps: int,
         describe: Callable[[StepProfile], Sequence[str]],
-        on_event: Callable[[AnyEvent], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
     ) -> Profiled:
         """Runs and keeps it; `describe` gives the sentences that are kept with it.
 
@@ -129,7 +128,7 @@ class Profiling:
         trace_out = str(trace_path.absolute())
         return ProfileJob(trial=trial, shape=subject.shape, steps=steps, trace_out=trace_out)
 
-    def _run(self, job: ProfileJob, on_event: Callable[[AnyEvent], None] | None) -> Outcome:
+    def _run(self, job: ProfileJob, on_event: Callable[[Event], None] | None) -> Outcome:
         limits = Limits(
             wall_s=TRIAL_LIMIT_S,
             progress_s=SILENCE_LIMIT_S,

@@ -17,8 +17,9 @@ from pydantic import Field, TypeAdapter
 from registry.base import Frozen, FrozenMapping
 from registry.environment import Environment
 from registry.inventory import ModelInventory
-from registry.plan import Plan
+from registry.plan import Dtype, LayerScheme, Plan
 from registry.record import FailureKind, Measurement, QualityScore, Rung
+from registry.timing import Timing, TimingKey
 from registry.workload import ModelRef, Shape, Workload
 
 PROTOCOL = 1
@@ -93,6 +94,36 @@ class ProfileJob(Frozen):
     trace_out: str
 
 
+class TimingTarget(Frozen):
+    """One thing to time at the request `shape`. `path` is the denoiser's name for the block, or for
+    a block that holds linear layers of the key's shape; `layers` holds the scheme of each quantized
+    layer of a block, by its name inside the block."""
+
+    key: TimingKey
+    path: str
+    shape: Shape
+    layers: FrozenMapping[LayerScheme] = Field(default={}, validate_default=True)
+
+
+class TimingJob(Frozen):
+    """Time single blocks and linear layers of the denoiser, without loading the rest of it.
+
+    `dtype` is the plan's. Each target's timing is sent as it is known, so a job that is ended early
+    keeps what it had; `rounds` of all that can be compared follow one another, and their timing
+    replaces the first one.
+    """
+
+    kind: Literal["time_blocks"] = "time_blocks"
+    protocol: int = PROTOCOL
+    model: ModelSpec
+    targets: tuple[TimingTarget, ...]
+    dtype: Dtype
+    device_index: int | None = None
+    budget_bytes: int
+    rounds: int = Field(default=7, ge=1)
+    compile_cache_dir: str
+
+
 class EnvironmentJob(Frozen):
     """Say hello and leave: the worker's own Environment is the authoritative one."""
 
@@ -101,8 +132,8 @@ class EnvironmentJob(Frozen):
     device_index: int | None = None
 
 
-Job = Annotated[InventoryJob | TrialJob | ProfileJob | EnvironmentJob, Field(discriminator="kind")]
-JOB = TypeAdapter[InventoryJob | TrialJob | ProfileJob | EnvironmentJob](Job)
+AnyJob = InventoryJob | TrialJob | ProfileJob | TimingJob | EnvironmentJob
+JOB = TypeAdapter[AnyJob](Annotated[AnyJob, Field(discriminator="kind")])
 
 
 class Handover(Frozen):
@@ -136,7 +167,8 @@ class Hello(Frozen):
 
 class Progress(Frozen):
     """Proof of life. `done` of `total` where a phase counts; `phase` is "load", "reference",
-    "compile", "steps", "trace", "images", "score", "artifacts", "inventory"."""
+    "compile", "steps", "trace", "images", "score", "artifacts", "inventory", "blocks", "layers".
+    """
 
     event: Literal["progress"] = "progress"
     phase: str
@@ -207,6 +239,20 @@ class InventoryResult(Frozen):
     inventory: ModelInventory
 
 
+class TimingDone(Frozen):
+    """One target's timing; a later one of the same key replaces it."""
+
+    event: Literal["timing"] = "timing"
+    timing: Timing
+
+
+class TimingResult(Frozen):
+    """Every target was dealt with; `timed` of them have a time."""
+
+    event: Literal["timing_result"] = "timing_result"
+    timed: int
+
+
 class EnvironmentResult(Frozen):
     event: Literal["environment_result"] = "environment_result"
 
@@ -219,23 +265,6 @@ class WorkerFailure(Frozen):
     message: str
 
 
-Event = Annotated[
-    Hello
-    | Progress
-    | TrialResult
-    | ProfileResult
-    | InventoryResult
-    | EnvironmentResult
-    | WorkerFailure,
-    Field(discriminator="event"),
-]
-EVENT = TypeAdapter[
-    Hello
-    | Progress
-    | TrialResult
-    | ProfileResult
-    | InventoryResult
-    | EnvironmentResult
-    | WorkerFailure
-](Event)
-Result = TrialResult | ProfileResult | InventoryResult | EnvironmentResult
+Result = TrialResult | ProfileResult | InventoryResult | TimingResult | EnvironmentResult
+Event = Hello | Progress | TimingDone | Result | WorkerFailure
+EVENT = TypeAdapter[Event](Annotated[Event, Field(discriminator="event")])

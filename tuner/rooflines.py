@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from registry.environment import Hardware
-from registry.plan import AttentionBackend, Dtype, Scheme
+from registry.plan import AttentionBackend, Dtype, LayerScheme
 
 TENSOR_FLOPS_PER_CLOCK: dict[tuple[int, int], int] = {
     (7, 0): 1024,
@@ -125,7 +125,7 @@ def _int8_gain(words: list[str]) -> float:
     return 4.0 if {"avx512_vnni", "avx_vnni", "i8mm"} & set(words) else 1.0
 
 
-LINEAR_EFFICIENCY: dict[Scheme, float] = {
+LINEAR_EFFICIENCY: dict[LayerScheme, float] = {
     "none": 0.74,
     "int8_weight_only": 0.74,
     "float8_weight_only": 0.74,

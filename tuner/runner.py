@@ -22,14 +22,21 @@ from tuner import endings, host
 from tuner.config import load_settings
 from tuner.detect import Detection
 from tuner.device import GpuMonitor, open_gpu_monitor
-from tuner.event_stream import AnyEvent
 from tuner.foreign import Witness, witness_for
 from tuner.locks import DeviceLock
 from tuner.measured import complete
 from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
 from tuner.outcome import Outcome, failure_of, not_started
 from tuner.processes import ProcessTree, adopting_orphans, end_left_behind
-from tuner.protocol import EnvironmentJob, InventoryJob, ProfileJob, TrialJob
+from tuner.protocol import (
+    AnyJob,
+    EnvironmentJob,
+    Event,
+    InventoryJob,
+    ProfileJob,
+    TimingJob,
+    TrialJob,
+)
 from tuner.sampler import Sample, Sampler
 from tuner.signals import sigterm_interrupts
 from tuner.spawn import LOG_FILE, Worker, start_worker, worker_environment, write_job
@@ -38,7 +45,6 @@ from tuner.watch import Limits, Watch
 
 __all__ = ["Limits", "Outcome", "Runner"]
 
-AnyJob = TrialJob | ProfileJob | InventoryJob | EnvironmentJob
 WORKER_MODULE = "tuner.pipeline.worker"
 KILL_GRACE_S = 3.0
 
@@ -49,7 +55,7 @@ class _Asked:
 
     job: AnyJob
     limits: Limits
-    on_event: Callable[[AnyEvent], None] | None
+    on_event: Callable[[Event], None] | None
     on_sample: Callable[[Sample], None] | None
 
     @property
@@ -105,7 +111,7 @@ class Runner:
         self,
         job: AnyJob,
         limits: Limits,
-        on_event: Callable[[AnyEvent], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
         *,
         on_sample: Callable[[Sample], None] | None = None,
     ) -> Outcome:
@@ -202,7 +208,7 @@ class Runner:
     def _shared_bytes(self) -> int:
         return self._ahead.shared_bytes if self._ahead is not None else 0
 
-    def _heard(self, asked: _Asked, event: AnyEvent) -> None:
+    def _heard(self, asked: _Asked, event: Event) -> None:
         if self._ahead is not None:
             self._ahead.heard(event)
         if asked.on_event is not None:
@@ -244,10 +250,11 @@ class Runner:
 
     def _environment_of(self, job: AnyJob) -> dict[str, str]:
         trial = _trial_of(job)
+        compiles = job if isinstance(job, TimingJob) else trial
         return worker_environment(
             self._environ,
             trial.plan.process if trial else ProcessOptions(),
-            trial.compile_cache_dir if trial else None,
+            compiles.compile_cache_dir if compiles else None,
             self._detection.device_uuid,
         )
 

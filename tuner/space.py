@@ -21,7 +21,7 @@ from tuner.labels import describe
 from tuner.rules import RuleBook
 from tuner.units import format_bytes, format_seconds
 
-SPACE_VERSION = 4
+SPACE_VERSION = 5
 """Raised whenever the same model and machine would give other candidates: a study continues only
 in the space it began in."""
 PEAK_TOLERANCE = 1.05
@@ -78,17 +78,20 @@ def survey(
     host_budget_bytes: int | None,
     cost_model: CostModel,
     restrict: Restriction | None = None,
+    mixed: Sequence[Quantization] = (),
 ) -> Survey:
     """Judge every candidate by rules, then by predicted memory, then against each other. Plans
     whose denoiser streams are joined by the same with as many resident blocks as the budget holds.
 
-    `host_budget_bytes` None is all of the machine's memory. Deterministic.
+    `host_budget_bytes` None is all of the machine's memory; `mixed` as in `candidates`.
+    Deterministic.
     """
     book = RuleBook(inventory, environment)
     filler = Filler(inventory, budget_bytes)
     allowed: list[Candidate] = []
     dropped: list[Dropped] = []
-    for plan in candidates(inventory, environment, restrict=restrict, workload=workload):
+    plans = candidates(inventory, environment, restrict=restrict, workload=workload, mixed=mixed)
+    for plan in plans:
         if broken := book.violations(plan):
             dropped.append(Dropped(plan, "rule", str(broken[0]), broken[0].rule))
         else:

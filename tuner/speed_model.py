@@ -59,6 +59,12 @@ class SpeedModel:
                     _add(total, item, activity.calls * call.compute_s * share, call.moves_s * share)
         return RequestTimes(total["encode"], total["step"], total["decode"])
 
+    def once(self, options: PipelineOptions, item: Footprint, activity: ComponentActivity) -> float:
+        """Seconds of one call with this activity, not remembered."""
+        model = CallModel(self._peaks, options.dtype)
+        linear_s = model.linear_s(item, activity)
+        return model.call(item, activity, linear_s, options.attention_backend).compute_s
+
     def _call(self, options: PipelineOptions, item: Footprint, activity: ComponentActivity) -> Call:
         is_denoiser = item.component.role == "denoiser"
         backend = options.attention_backend if is_denoiser else "default"

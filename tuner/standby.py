@@ -20,10 +20,9 @@ from pydantic import ValidationError
 
 from tuner import host
 from tuner.detect import Detection
-from tuner.event_stream import AnyEvent
 from tuner.proc import proportional_file_bytes
 from tuner.processes import ProcessTree, adopting_orphans
-from tuner.protocol import PROTOCOL, Handover, Hello, Progress, Ready
+from tuner.protocol import PROTOCOL, Event, Handover, Hello, Progress, Ready
 from tuner.sampler import STEPS_PHASE
 from tuner.spawn import JOB_FILE, Worker, write_job
 from tuner.watch import has_exited
@@ -37,7 +36,7 @@ LEAST_CORES = 4
 LEAST_RAM_BYTES = 16 * 2**30
 """A standby holds about 1 GB and a core for ten seconds: on less, trials would notice."""
 MOST_READY_BYTES = 2**12
-TIMED_PHASES = (STEPS_PHASE, "images")
+TIMED_PHASES = (STEPS_PHASE, "images", "blocks", "layers")
 
 Start = Callable[[Path, str, Mapping[str, str]], Worker]
 """Starts a worker ahead, in a folder that is there, with a trial's id and an environment."""
@@ -90,7 +89,7 @@ class Ahead:
         """The one that was taken never greeted."""
         self._given_up = True
 
-    def heard(self, event: AnyEvent) -> None:
+    def heard(self, event: Event) -> None:
         """The running trial's own imports are over with its hello; while it is timed, nobody
         else's go on."""
         if isinstance(event, Hello):

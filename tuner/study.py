@@ -7,6 +7,7 @@ registry before the next begins, so a run that was killed continues where it was
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 from registry.environment import Environment
 from registry.errors import Interrupted, TrialFailed
 from registry.inventory import ModelInventory
-from registry.record import Measurement, Rung, Trial, TuningRecord
+from registry.record import Failure, Measurement, Rung, Trial, TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.studies import StudyEnd, StudyEndStatus, StudyRow
+from registry.timing import Timing
 from tuner.auditing import answers_of, audit_of
 from tuner.baseline import choose_baseline
+from tuner.block_rung import BlockRung, Timed
 from tuner.clock import Clock, TimeLimit
 from tuner.config import Settings
 from tuner.desk import Finished, TrialDesk
@@ -29,7 +32,9 @@ from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
 from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
+from tuner.mixing import Mixture
 from tuner.planning import Planning, refuse_if_nothing_fits
+from tuner.protocol import TimingTarget
 from tuner.publishing import make_record
 from tuner.replay import Replayer, standing
 from tuner.request import StudyOutcome, StudyRequest
@@ -37,6 +42,7 @@ from tuner.runner import Runner
 from tuner.search import Proposal, Proven, Search
 from tuner.space import Survey
 from tuner.study_folder import STUDY_FOLDER, collect_abandoned, working_in
+from tuner.timing_store import RegistryTimings
 
 __all__ = ["StudyOutcome", "StudyRequest", "run_study"]
 
@@ -114,6 +120,8 @@ class _Study:
         self._environment: Environment = row.environment
         self._journal = Journal(registry, row.id, inventory, listener)
         self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
+        self._timings = RegistryTimings(registry, row.environment, clock.now)
+        self._mixture: Mixture | None = None
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None
         self._status: StudyEndStatus = "interrupted"
@@ -142,6 +150,7 @@ class _Study:
         baseline = choose_baseline(
             self._planning.baselines(), self._desk, self._journal, self._time_limit
         )
+        self._learn_blocks(baseline)
         search = self._planning.search(baseline)
         for trial in (*standing(self._journal.kept), baseline):
             self._tell(search, trial)
@@ -151,6 +160,33 @@ class _Study:
             self._tell(search, self._journal.trial(proposal.rung, proposal.plan, run))
             self._announce_best(search)
         return self._audited(self._publish(search, baseline), search, baseline)
+
+    def _learn_blocks(self, baseline: Trial) -> None:
+        """Nothing for the oracle: it measures everything, and is what predictions are judged by."""
+        timed = None if self._desk.request.exhaustive else self._time_blocks(baseline)
+        if timed is not None:
+            kept = self._journal.kept
+            self._mixture = self._planning.mixture(timed.sums, timed.faster, kept)
+            mixed = (self._mixture.quantization,) if self._mixture else ()
+            self._planning = self._planning.knowing(timed.sums, mixed)
+
+    def _time_blocks(self, baseline: Trial) -> Timed | None:
+        rung = BlockRung(
+            self._inventory,
+            self._environment,
+            self._desk.request.workload,
+            self._time_targets,
+            self._timings,
+            self._journal.note,
+        )
+        plans = [item.plan for item in self._planning.survey().kept]
+        return rung.run(baseline, plans, self._time_limit)
+
+    def _time_targets(
+        self, targets: Sequence[TimingTarget], limit_s: float | None
+    ) -> tuple[tuple[Timing, ...], Failure | None]:
+        self._journal.stage("blocks")
+        return self._desk.time_targets(targets, limit_s)
 
     def _run(self, proposal: Proposal) -> Finished:
         plan, estimate = proposal.plan, proposal.estimate
@@ -197,6 +233,8 @@ class _Study:
             "notes": list(notes),
             "start_up_hidden_s": hidden_s,
         }
+        if self._mixture is not None:
+            self._summary["autoquant"] = self._mixture.as_data()
         audits = bool(records and self._desk.request.audit)
         end = StudyEnd(self._row.id, "interrupted" if audits else self._status, self._summary)
         published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tuner import endings
 from tuner.endings import Stop
-from tuner.event_stream import AnyEvent, BadEvent, EventStream, OtherProtocol
-from tuner.protocol import Hello, Progress, Result, WorkerFailure
+from tuner.event_stream import BadEvent, EventStream, OtherProtocol
+from tuner.protocol import Event, Hello, Progress, Result, TimingDone, WorkerFailure
 from tuner.sampler import DEVICE_INTERVAL_S, Sample, Sampler
 from tuner.spawn import Worker
 
@@ -46,7 +46,7 @@ class Watch:
         sampler: Sampler,
         clock: Callable[[], float],
         *,
-        on_event: Callable[[AnyEvent], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
         on_sample: Callable[[Sample], None] | None = None,
         cap_device: bool,
     ) -> None:
@@ -135,7 +135,7 @@ class Watch:
             self.other_protocol = error
         return bool(data)
 
-    def _receive(self, event: AnyEvent) -> None:
+    def _receive(self, event: Event) -> None:
         self._heard_s = self._clock()
         if isinstance(event, Hello):
             self.hello = event
@@ -144,7 +144,7 @@ class Watch:
             self._sampler.enter(event.phase)
         elif isinstance(event, WorkerFailure):
             self.failure = event
-        else:
+        elif not isinstance(event, TimingDone):
             self._sampler.sample()
             self.result = event
         if self._on_event is not None:

@@ -28,3 +28,33 @@ def test_inductor_options_beyond_the_allow_list_are_refused(options: dict[str, A
 def test_an_allowed_option_is_taken() -> None:
     plan = parse_plan(with_options({"freezing": True}))
     assert plan.pipeline.component("unet").compilation.inductor_options == {"freezing": True}
+
+
+def with_quantization(**keys: Any) -> dict[str, Any]:
+    return {"pipeline": {"components": {"transformer": {"quantization": keys}}}}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"scheme": "mixed"},
+        {"scheme": "mixed", "layers": {}},
+        {"scheme": "int8_dynamic", "layers": {"*.to_q": "int8_dynamic"}},
+        {"scheme": "mixed", "layers": {"*.to_q": "none"}},
+        {"scheme": "mixed", "layers": {"*.to_q": "mixed"}},
+        {"scheme": "mixed", "layers": {"import os": "int8_dynamic"}},
+    ],
+)
+def test_a_mixed_quantization_names_layers_and_their_schemes(keys: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPlan, match=r"mixed|layer pattern|layers"):
+        parse_plan(with_quantization(**keys))
+
+
+def test_the_most_specific_pattern_decides() -> None:
+    layers = {"*.attn.to_*": "int8_dynamic", "*.attn.to_q": "float8_weight_only"}
+    plan = parse_plan(with_quantization(scheme="mixed", layers=layers))
+    chosen = plan.pipeline.component("transformer").quantization
+    assert chosen.wanted("blocks.3.attn.to_q") == "float8_weight_only"
+    assert chosen.wanted("blocks.3.attn.to_k") == "int8_dynamic"
+    assert chosen.wanted("blocks.3.ff") == "none"
+    assert parse_plan(plan.model_dump_json()).digest == plan.digest

@@ -8,6 +8,7 @@ from registry.plan import (
     GroupOffload,
     PipelineOptions,
     Plan,
+    Quantization,
     ReleaseAfterUse,
     SequentialOffload,
     StreamedBlocks,
@@ -83,3 +84,12 @@ def test_labels_tell_candidates_apart() -> None:
     plans = candidates(flux(), h200())
     labels = {describe(item, flux()) for item in plans}
     assert len(labels) > 0.99 * len(plans)
+
+
+def test_a_mixture_is_named_by_its_schemes() -> None:
+    own = Quantization.model_validate(
+        {"scheme": "mixed", "layers": {"*.to_q": "float8_dynamic_row", "*.to_k": "int8_dynamic"}}
+    )
+    component = ComponentPlan(quantization=own, compilation=REGIONAL)
+    options = PipelineOptions(components={"transformer": component})
+    assert describe(Plan(pipeline=options)).startswith("mixed fp8-row+int8-dyn · regional")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.inventory import LinearLayer
-from registry.plan import Quantization, Scheme
+from registry.plan import LayerScheme, Quantization
 from tests.tuner.flux import flux, quantization, shipped
 from tuner.layers import (
     LayerTable,
@@ -21,7 +21,7 @@ from tuner.layers import (
     quantized_layers,
 )
 
-QUANTIZED: tuple[Scheme, ...] = (
+QUANTIZED: tuple[LayerScheme, ...] = (
     "int8_weight_only",
     "int8_dynamic",
     "float8_weight_only",
@@ -38,9 +38,7 @@ def test_weights_of_flux_are_what_they_were_measured_to_be() -> None:
     """Published for the transformer alone: 22.2, 11.1 and 14.2 GiB."""
     transformer = flux().denoiser
     sizes = {
-        key: component_bytes(
-            transformer, quantized_layers(transformer, chosen), chosen.scheme, "bfloat16"
-        )
+        key: component_bytes(transformer, quantized_layers(transformer, chosen), chosen, "bfloat16")
         / 2**30
         for key, chosen in {
             "bf16": quantization("none"),
@@ -87,7 +85,7 @@ def test_patterns_stand_for_numbered_names() -> None:
     ],
 )
 def test_float8_arithmetic_takes_multiples_of_16(
-    inside: int, outside: int, scheme: Scheme, touched: bool
+    inside: int, outside: int, scheme: LayerScheme, touched: bool
 ) -> None:
     assert is_quantized(layer("x", inside, outside), Quantization(scheme=scheme)) is touched
 
@@ -131,7 +129,7 @@ def test_block_groups_are_members_of_the_top_levels_lists() -> None:
 
 
 @pytest.mark.parametrize("scheme", QUANTIZED)
-def test_packed_bytes_are_torchaos_own(scheme: Scheme) -> None:
+def test_packed_bytes_are_torchaos_own(scheme: LayerScheme) -> None:
     torch = pytest.importorskip("torch")
     inside, outside = 96, 64
     weight = torch.randn(outside, inside, dtype=torch.bfloat16)
@@ -142,7 +140,7 @@ def test_packed_bytes_are_torchaos_own(scheme: Scheme) -> None:
     assert seen == quantized_layer_bytes(layer("x", inside, outside), scheme)
 
 
-def _packed(weight: Any, scheme: Scheme) -> Any:
+def _packed(weight: Any, scheme: LayerScheme) -> Any:
     """A weight as torchao stores it; float8 arithmetic cannot be configured without a GPU."""
     import torch
     from torchao.quantization import Float8Tensor, PerRow, PerTensor, quantize_

@@ -12,8 +12,11 @@ from registry.plan import (
     Compilation,
     ComponentPlan,
     GroupOffload,
+    LayerScheme,
     ModelOffload,
+    PipelineOptions,
     Plan,
+    Quantization,
     ReleaseAfterUse,
     Scheme,
     SequentialOffload,
@@ -32,6 +35,7 @@ from tests.tuner.flux import (
     quantization,
     with_component,
 )
+from tuner.choices import MODULATION_PATTERNS, SENSITIVE_PATTERNS
 from tuner.rules import RULES, RuleBook, violations
 from tuner.rules.base import is_within
 
@@ -424,3 +428,37 @@ def _quantize_and_run(quantize: Any, model: Any, config: Any) -> None:
 
     quantize(model, config)
     model(torch.randn(32, 32, dtype=torch.bfloat16))
+
+
+def mixed(**layers: LayerScheme) -> Plan:
+    patterns = {f"*.{name}": scheme for name, scheme in layers.items()}
+    skip = (*SENSITIVE_PATTERNS, *MODULATION_PATTERNS)
+    own = Quantization(scheme="mixed", layers=patterns, skip=skip)
+    component = ComponentPlan(quantization=own, compilation=REGIONAL)
+    return Plan(pipeline=PipelineOptions(components={"transformer": component}))
+
+
+def rules_of(plan_: Plan, environment: Environment) -> set[str]:
+    return {item.rule for item in RuleBook(flux(), environment).violations(plan_)}
+
+
+def test_a_mixture_breaks_the_rules_of_the_schemes_it_is_made_of() -> None:
+    both = mixed(to_q="float8_dynamic_row", to_k="int8_dynamic")
+    assert rules_of(both, h200()) == set()
+    assert "float8-dynamic-capability" in rules_of(both, gpu(8, 0))
+    assert "torchao-missing" in rules_of(both, h200(torchao=None))
+    assert "quantizes-nothing" in rules_of(mixed(no_such_layer="int8_dynamic"), h200())
+
+
+def test_only_the_layers_that_take_int8_must_see_enough_rows() -> None:
+    """Modulation layers see one row; another scheme may have them."""
+    own = {"norm1.linear": "float8_weight_only", "to_q": "int8_dynamic"}
+    patterns = {f"*.{name}": scheme for name, scheme in own.items()}
+    other = {**patterns, "*.norm1.linear": "int8_dynamic"}
+    found = []
+    for layers in (patterns, other):
+        quantization = Quantization.model_validate({"scheme": "mixed", "layers": layers})
+        component = ComponentPlan(quantization=quantization, compilation=REGIONAL)
+        plan_ = Plan(pipeline=PipelineOptions(components={"transformer": component}))
+        found.append("int8-dynamic-rows" in rules_of(plan_, h200()))
+    assert found == [False, True]

@@ -12,9 +12,8 @@ import pytest
 
 from registry.record import PeakMemory
 from tests.tuner.fake_worker import GENEROUS, JOB, MIB, Bench, trial_job, trial_result
-from tuner.event_stream import AnyEvent
 from tuner.proc import process_table
-from tuner.protocol import Hello, Progress, TrialResult
+from tuner.protocol import Event, Hello, Progress, TrialResult
 from tuner.runner import Limits, Outcome
 from tuner.sampler import Sample
 
@@ -42,7 +41,7 @@ def failure_of(outcome: Outcome) -> tuple[str, str]:
 
 
 def test_result_with_events_in_order(bench: Bench) -> None:
-    seen: list[AnyEvent] = []
+    seen: list[Event] = []
     runner = bench.runner("hello(); progress('load'); progress('steps'); done()")
     outcome = runner.run(JOB, GENEROUS, seen.append)
     assert outcome.failure is None
@@ -60,7 +59,7 @@ def test_output_goes_to_the_log_and_not_into_events(bench: Bench) -> None:
 
 
 def test_event_in_pieces_and_a_large_one(bench: Bench) -> None:
-    seen: list[AnyEvent] = []
+    seen: list[Event] = []
     body = """
     hello()
     line = json.dumps({"event": "progress", "phase": "load", "detail": "x" * 300_000}).encode()
@@ -327,7 +326,7 @@ def test_interpreter_that_cannot_be_started(bench: Bench, name: str) -> None:
 
 
 def test_error_in_a_listener_ends_the_worker(bench: Bench) -> None:
-    def refuse(event: AnyEvent) -> None:
+    def refuse(event: Event) -> None:
         if event.event == "progress":
             raise LookupError("listener")
 
@@ -338,7 +337,7 @@ def test_error_in_a_listener_ends_the_worker(bench: Bench) -> None:
 
 
 def test_keyboard_interrupt_ends_the_worker_and_passes_through(bench: Bench) -> None:
-    def interrupt(event: AnyEvent) -> None:
+    def interrupt(event: Event) -> None:
         if event.event == "progress":
             raise KeyboardInterrupt
 

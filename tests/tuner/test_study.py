@@ -463,3 +463,69 @@ def test_without_time_its_figures_are_published_as_what_they_are(tmp_path: Path)
     assert outcome.best is not None
     assert "others held 2.0 GiB" in (outcome.best.measurement.contaminated or "")
     assert any("no time to replay it once more, others" in note for note in outcome.notes)
+
+
+@pytest.fixture
+def timed_bench(bench: StudyBench) -> StudyBench:
+    """A model that takes long to load, so that timing its blocks pays; torchao is there."""
+    bench.environment = flux.cpu()
+    bench.rule({"load_s": 90.0}, baseline=True)
+    return bench
+
+
+def test_timed_blocks_predict_and_mix(timed_bench: StudyBench) -> None:
+    """The worker's blocks add up to its steps, and a mixture of schemes is its best."""
+    outcome = timed_bench.run()
+    assert [job["kind"] for job in timed_bench.jobs].count("time_blocks") == 2
+    stages = [event.stage for event in timed_bench.heard(StageStarted)]
+    assert stages == ["inventory", "space", "baseline", "blocks", "blocks", "search", "publish"]
+    baseline, *tried = timed_bench.trials
+    assert baseline.estimate is not None
+    assert baseline.estimate.source == "roofline"
+    for trial in tried:
+        assert trial.estimate is not None
+        assert trial.estimate.source == "blocks"
+        if trial.measurement is not None:
+            assert trial.estimate.step_ms == pytest.approx(trial.measurement.step_ms, rel=0.35)
+    best = outcome.best
+    assert best is not None
+    chosen = best.plan.pipeline.component("transformer").quantization
+    assert chosen.scheme == "mixed"
+    assert set(chosen.layers.values()) == {"int8_dynamic"}
+    assert not any("add_" in pattern or "context" in pattern for pattern in chosen.layers)
+
+
+def test_the_summary_says_what_decided_each_group_of_layers(timed_bench: StudyBench) -> None:
+    timed_bench.run()
+    summary = timed_bench.study().summary
+    assert summary is not None
+    rows = {tuple(row["layers"]): row for row in summary["autoquant"]}
+    kept = rows[("transformer_blocks.*.attn.add_q_proj",)]
+    assert kept["scheme"] == "none"
+    assert kept["ms"]["none"] < kept["ms"]["int8_dynamic"]
+    assert rows[("transformer_blocks.*.attn.to_q",)]["scheme"] == "int8_dynamic"
+
+
+def test_what_was_timed_once_serves_every_study_of_the_machine(timed_bench: StudyBench) -> None:
+    timed_bench.run()
+    known = timed_bench.registry.all_timings()
+    assert {stored.timing.key.kind for stored in known} == {"block", "linear"}
+    second = timed_bench.run(objective="throughput")
+    assert [job["kind"] for job in timed_bench.jobs].count("time_blocks") == 2
+    assert second.best is not None
+    assert second.best.estimate.source == "blocks"
+
+
+def test_a_search_of_everything_times_no_blocks(timed_bench: StudyBench) -> None:
+    timed_bench.run(exhaustive=True, time_limit_s=40.0)
+    assert "time_blocks" not in {job["kind"] for job in timed_bench.jobs}
+
+
+def test_a_killed_timing_job_costs_its_predictions_only(timed_bench: StudyBench) -> None:
+    timed_bench.rule({"timed": 3}, kind="time_blocks")
+    outcome = timed_bench.run()
+    assert outcome.best is not None
+    assert any("timing of blocks ended early: crashed" in note for note in outcome.notes)
+    sources = {trial.estimate.source for trial in timed_bench.trials if trial.estimate}
+    assert sources == {"roofline", "roofline+trials"}
+    assert timed_bench.leftovers() == []

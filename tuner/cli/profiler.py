@@ -21,13 +21,12 @@ from tuner.cli.tuning import emptied, refuse_a_device_in_use
 from tuner.clock import SystemClock
 from tuner.counting import count_model
 from tuner.detect import Detection, detect
-from tuner.event_stream import AnyEvent
 from tuner.inventories import counted_inventory
 from tuner.labels import describe
 from tuner.locks import DeviceLock
 from tuner.profile import StepProfile
 from tuner.profiling import Profiled, Profiling, Subject
-from tuner.protocol import Progress
+from tuner.protocol import Event, Progress
 from tuner.report.profiles import difference_table, longest_table, parts_table, sentences
 from tuner.runner import Runner
 
@@ -90,7 +89,7 @@ def _watched(profiling: Profiling, subject: Subject, steps: int) -> Profiled:
     click.echo(f"profiling {describe(subject.plan)} at {subject.shape.label}", err=True)
     phases: list[str] = []
 
-    def hear(event: AnyEvent) -> None:
+    def hear(event: Event) -> None:
         if isinstance(event, Progress) and event.phase not in phases:
             phases.append(event.phase)
             click.echo(f"  {event.phase}", err=True)

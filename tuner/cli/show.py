@@ -74,11 +74,13 @@ def print_found(registry: Registry, found: StoredRecord | StudyRow, *, verbose: 
         summary, figures = records.record_summary(found), records.comparison(found.record)
         print_rich(summary, figures, records.shapes_table(found.record.measurement))
     else:
-        from tuner.report import audits, studies
+        from tuner.report import audits, layers, studies
 
         trials = registry.trials(found.id)
         table = studies.trials_table(trials, verbose=verbose)
         print_rich(studies.study_summary(found, trials), table)
+        decided = layers.layers_table(found.summary or {})
+        print_rich(*(() if decided is None else (decided,)))
         audit = (found.summary or {}).get("audit")
         print_rich(*(audits.audit_parts(audit) if audit else ()))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from registry.inventory import ModelInventory
-from registry.plan import ComponentPlan, Plan, Quantization, Scheme
+from registry.plan import ComponentPlan, LayerScheme, Plan, Quantization
 from tuner.export.options import denoisers
-from tuner.export.source import ARGUMENT_ROOM, Part, call, component, literal, strings
+from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, strings
 
-CONFIGS: dict[Scheme, tuple[str, str | None]] = {
+CONFIGS: dict[LayerScheme, tuple[str, str | None]] = {
     "int8_weight_only": ("Int8WeightOnlyConfig", None),
     "int8_dynamic": ("Int8DynamicActivationInt8WeightConfig", None),
     "float8_weight_only": ("Float8WeightOnlyConfig", None),
@@ -44,8 +44,25 @@ def quantize(component, config, *, skip=(), min_features=1, multiple_of=1, home=
             quantize_(layer.to(DEVICE), config)
             layer.to(home)'''
 
+QUANTIZE_EACH = '''\
+def quantize_each(component, layers, *, skip=(), min_features=1, home=DEVICE):
+    """Like `quantize`, each layer as the first pattern that matches its name says."""
+    for name, layer in component.named_modules():
+        if not isinstance(layer, nn.Linear) or any(fnmatchcase(name, part) for part in skip):
+            continue
+        chosen = [item for pattern, *item in layers if fnmatchcase(name, pattern)]
+        sizes = layer.weight.shape
+        if not chosen or min(sizes) < min_features:
+            continue
+        config, multiple_of = chosen[0]
+        if not any(size % multiple_of for size in sizes):
+            quantize_(layer.to(DEVICE), config)
+            layer.to(home)'''
+
 ACTIVATION_FLOOR = "1e-12"
 """As in `tuner.pipeline.quantize`."""
+
+ROW_ROOM = ARGUMENT_ROOM - 8
 
 REASON = "# torchao would otherwise rewrite Inductor's global settings: set_inductor_config=False."
 
@@ -67,22 +84,41 @@ def quantized(plan: Plan) -> Part:
     chosen = {name: item for name, item in plans.items() if item.quantization.scheme != "none"}
     if not chosen:
         return Part()
-    configs = [CONFIGS[item.quantization.scheme] for item in chosen.values()]
-    used = sorted({name for pair in configs for name in pair if name})
+    schemes = {scheme for item in chosen.values() for scheme in item.quantization.schemes}
+    used = sorted({name for scheme in schemes for name in CONFIGS[scheme] if name})
     imports = (
         ("fnmatch", "fnmatchcase"),
         ("torch", "nn"),
         *(("torchao.quantization", name) for name in ("quantize_", *used)),
     )
     lines = (REASON, *(_quantize(name, item) for name, item in chosen.items()))
-    return Part(lines, imports=imports, definitions=(QUANTIZE,))
+    mixed = {item.quantization.scheme == "mixed" for item in chosen.values()}
+    ways = {False: QUANTIZE, True: QUANTIZE_EACH}
+    return Part(lines, imports=imports, definitions=tuple(ways[item] for item in sorted(mixed)))
 
 
 def _quantize(name: str, plan: ComponentPlan) -> str:
-    layers = _layers(plan.quantization)
+    quantization = plan.quantization
+    keywords = _layers(quantization)
     if plan.placement.kind != "resident":
-        layers["home"] = literal("cpu")
-    return call("quantize", component(name), _config(plan.quantization.scheme), **layers)
+        keywords["home"] = literal("cpu")
+    if quantization.scheme == "mixed":
+        return call("quantize_each", component(name), _patterns(quantization), **keywords)
+    return call("quantize", component(name), _config(quantization.scheme), **keywords)
+
+
+def _patterns(plan: Quantization) -> str:
+    """Pairs in the order in which the engine asks them, each with what sizes must divide by."""
+    rows = (
+        enclosed("(", _row(pattern, plan.layers[pattern]), ")", room=ROW_ROOM)
+        for pattern in plan.patterns
+    )
+    return enclosed("[", rows, "]", room=0)
+
+
+def _row(pattern: str, scheme: LayerScheme) -> tuple[str, ...]:
+    multiple = "16" if scheme.startswith("float8_dynamic") else "1"
+    return literal(pattern), _config(scheme), multiple
 
 
 def _layers(plan: Quantization) -> dict[str, str]:
@@ -96,7 +132,7 @@ def _layers(plan: Quantization) -> dict[str, str]:
     return keywords
 
 
-def _config(scheme: Scheme) -> str:
+def _config(scheme: LayerScheme) -> str:
     class_name, granularity = CONFIGS[scheme]
     keywords = {"granularity": f"{granularity}()"} if granularity else {}
     if scheme.startswith("float8_dynamic"):

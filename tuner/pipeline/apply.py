@@ -16,6 +16,7 @@ from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import PlanConflict
 from registry.plan import Plan
+from tuner.pipeline.attention import set_attention
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
 from tuner.pipeline.compile import compile_component
 from tuner.pipeline.dtypes import DTYPES, cast
@@ -135,7 +136,7 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
     options = plan.pipeline
     for name, module in modules.items():
         if options.attention_backend != "default" and takes_attention_backend(module):
-            _set_attention(module, options.attention_backend)
+            set_attention(module, options.attention_backend)
         if options.component(name).channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
@@ -147,14 +148,6 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
         pipe.vae.enable_slicing()
     if options.text_tokens is not None:
         _pad_text(pipe, options.text_tokens)
-
-
-def _set_attention(module: Any, backend: str) -> None:
-    """diffusers also makes the backend every other model's default; the context undoes that."""
-    from diffusers import attention_backend
-
-    with attention_backend(backend):
-        module.set_attention_backend(backend)
 
 
 def _pad_text(pipe: Any, text_tokens: int) -> None:

@@ -29,6 +29,11 @@ def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
     module.compile_repeated_blocks(**arguments)  # type: ignore[operator]
 
 
+def compile_block(block: nn.Module, plan: Compilation) -> None:
+    """One block alone, as a regional plan compiles each of its kind."""
+    block.compile(**_arguments(plan))
+
+
 def _arguments(plan: Compilation) -> dict[str, Any]:
     arguments: dict[str, Any] = {"fullgraph": plan.fullgraph, "dynamic": plan.dynamic}
     if plan.inductor_options:

@@ -29,7 +29,7 @@ def kernel_tuner_conflicts(plan: Plan, device: torch.device) -> tuple[str, ...]:
     Workers never have it on: they start without its variables.
     """
     components = plan.pipeline.components.values()
-    is_int8 = any(item.quantization.scheme == "int8_dynamic" for item in components)
+    is_int8 = any("int8_dynamic" in item.quantization.schemes for item in components)
     if not is_int8 or device.type != "cuda" or not _is_on():
         return ()
     return (CONFLICT,)

@@ -14,7 +14,7 @@ from torch import nn
 from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.fuse import fuse
 from tuner.pipeline.place import host_memory
-from tuner.pipeline.quantize import is_quantizable, quantize_layer
+from tuner.pipeline.quantize import quantize_layer, scheme_of
 from tuner.pipeline.skeleton import Skeleton
 from tuner.pipeline.streaming import pack_blocks, streamed_names
 from tuner.pipeline.weights import FusedWeights, WeightSource, component_source
@@ -82,8 +82,10 @@ def _filling(
         with torch.no_grad():
             originals = {leaf: item for leaf, item in layer._parameters.items() if item is not None}
             _fill(layer, name, source, device, tied)
-            if isinstance(layer, nn.Linear) and is_quantizable(name, layer, plan.quantization):
-                quantize_layer(name, layer, plan.quantization.scheme)
+            if isinstance(layer, nn.Linear):
+                scheme = scheme_of(name, layer, plan.quantization)
+                if scheme != "none":
+                    quantize_layer(name, layer, scheme)
             _move(layer, home)
             for leaf, original in originals.items():
                 tied.note(original, layer._parameters[leaf])

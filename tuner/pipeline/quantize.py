@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 from registry.errors import InvalidPlan
-from registry.plan import Quantization, Scheme
+from registry.plan import LayerScheme, Quantization
 
 ACTIVATION_FLOOR = 1e-12
 """torchao 0.18 divides a row by its largest value: a row of zeros, as SDXL's empty negative prompt
 has them, becomes NaN without a floor under that value."""
 
 
-def scheme_config(scheme: Scheme) -> Any:
+def scheme_config(scheme: LayerScheme) -> Any:
     """The torchao config of one scheme. `set_inductor_config=False` everywhere: `quantize_` would
     rewrite Inductor's global settings, which a plan states itself."""
     from torchao.quantization import (
@@ -48,16 +48,15 @@ def scheme_config(scheme: Scheme) -> Any:
     raise InvalidPlan(f"scheme {scheme!r} quantizes nothing")
 
 
-def is_quantizable(name: str, layer: nn.Linear, plan: Quantization) -> bool:
-    """Whether the plan quantizes this layer, by its name inside the component."""
-    if plan.scheme == "none":
-        return False
+def scheme_of(name: str, layer: nn.Linear, plan: Quantization) -> LayerScheme:
+    """What the plan makes of this layer, by its name inside the component; "none" for nothing."""
+    wanted = plan.wanted(name)
     rows, columns = layer.weight.shape
-    if min(rows, columns) < max(plan.min_features, 1):
-        return False
-    if plan.scheme.startswith("float8_dynamic") and (rows % 16 or columns % 16):
-        return False
-    return not any(fnmatchcase(name, pattern) for pattern in plan.skip)
+    if wanted == "none" or min(rows, columns) < max(plan.min_features, 1):
+        return "none"
+    if wanted.startswith("float8_dynamic") and (rows % 16 or columns % 16):
+        return "none"
+    return "none" if any(fnmatchcase(name, pattern) for pattern in plan.skip) else wanted
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -66,9 +65,13 @@ def is_quantized(module: nn.Module) -> bool:
     return weight is not None and type(weight.data).__module__.startswith("torchao.")
 
 
-def quantize_layer(name: str, layer: nn.Linear, scheme: Scheme) -> None:
+def quantize_layer(name: str, layer: nn.Linear, scheme: LayerScheme) -> None:
     """Quantize one materialised linear layer in place. Raises InvalidPlan where torchao refuses, or
-    leaves the layer as it was: a plan is applied as written or not at all."""
+    leaves the layer as it was: a plan is applied as written or not at all.
+
+    A mixed plan comes through here too, a layer at a time: torchao's `FqnToConfig` wants a model
+    whose weights are all there at once, which this load avoids, and its patterns also meet the
+    containers of layers, which some configs refuse. The weights are the same."""
     from torchao.quantization import quantize_
 
     shape = tuple(layer.weight.shape)

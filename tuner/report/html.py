@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from registry.record import Trial
 from tuner.labels import describe
+from tuner.report.layers import HEADER, layer_rows
 from tuner.report.plot import Line, Point, scatter
-from tuner.report.text import mark, outcome
+from tuner.report.text import mark, outcome, predicted_step
 from tuner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -40,10 +41,22 @@ def study_page(study: StudyRow, trials: Sequence[Trial]) -> str:
         plot(trials, _budget(study.request)),
         "<h2>Trials</h2>",
         trials_html(trials),
+        *layers_html(study.summary or {}),
     )
     head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
     body = "\n".join(parts)
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n{body}\n</body></html>\n"
+
+
+def layers_html(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """What autoquant decided, if it did."""
+    rows = [
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in layer_rows(summary)
+    ]
+    header = "".join(f"<th>{name}</th>" for name in HEADER)
+    made = f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return ("<h2>Layer by layer</h2>", made) if rows else ()
 
 
 def _facts(study: StudyRow, trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
@@ -99,7 +112,7 @@ def trials_html(trials: Iterable[Trial]) -> str:
 
 
 def _trial_row(trial: Trial) -> str:
-    predicted = "–" if trial.estimate is None else format_seconds(trial.estimate.step_ms / 1000)
+    predicted = predicted_step(trial.estimate)
     cells = (mark(trial), trial.rung, describe(trial.plan), outcome(trial))
     tds = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f"<tr>{tds}<td class='n'>{escape(predicted)}</td></tr>"

@@ -72,7 +72,7 @@ def artifacts_text(record: TuningRecord) -> str:
 
 def comparison(record: TuningRecord) -> Table:
     """The plan beside the baseline, figure by figure, with what was predicted."""
-    made = table("Figure", ">Plan", ">Baseline", ">Predicted")
+    made = table("Figure", ">Plan", ">Baseline", f">Predicted by {record.estimate.source}")
     for row in _comparison_rows(record):
         made.add_row(*row)
     return made

@@ -10,12 +10,16 @@ from rich.table import Table
 from registry.digest import short
 from registry.record import Trial
 from tuner.labels import describe
+from tuner.report.layers import SUMMARY_KEY
 from tuner.report.tables import facts, table
-from tuner.report.text import mark, outcome
+from tuner.report.text import mark, outcome, predicted_step
 from tuner.units import format_seconds
 
 if TYPE_CHECKING:
     from registry.studies import StudyRow
+
+OWN_TABLES = ("audit", SUMMARY_KEY)
+"""Parts of a summary that have tables of their own."""
 
 
 def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
@@ -32,7 +36,7 @@ def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
         "Started": f"{study.started_at:%Y-%m-%d %H:%M}Z{finished}",
         "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
     }
-    summary = {name: value for name, value in (study.summary or {}).items() if name != "audit"}
+    summary = {n: value for n, value in (study.summary or {}).items() if n not in OWN_TABLES}
     concluded = {_title(name): _text(value) for name, value in summary.items()}
     return facts(
         {**own, **{name: text for name, text in concluded.items() if text and name not in own}}
@@ -65,7 +69,15 @@ def studies_table(studies: Iterable[StudyRow]) -> Table:
 def trials_table(trials: Iterable[Trial], *, verbose: bool = False) -> Table:
     """Every trial of a study in the order it ran; `verbose` with every score that was refused."""
     rows = (
-        (mark(trial), trial.rung, describe(trial.plan), outcome(trial, verbose=verbose))
+        (mark(trial), trial.rung, describe(trial.plan), _ending(trial, verbose=verbose))
         for trial in trials
     )
     return table("", "Rung", "Plan", "Outcome", rows=rows)
+
+
+def _ending(trial: Trial, *, verbose: bool) -> str:
+    """How a trial ended, and what its step was predicted to take, from what."""
+    ended = outcome(trial, verbose=verbose)
+    if trial.estimate is None:
+        return ended
+    return f"{ended}; a step predicted at {predicted_step(trial.estimate)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry.record import Measurement, Trial
+from registry.record import Estimate, Measurement, Trial
 from tuner.gate import rejection
 from tuner.units import format_bytes, format_seconds
 
@@ -14,6 +14,13 @@ def figures(measurement: Measurement) -> str:
         parts.append(f"{format_seconds(measurement.latency_s)} a request")
     parts.append(f"peak {format_bytes(measurement.memory.peak_vram_bytes)}")
     return ", ".join(parts)
+
+
+def predicted_step(estimate: Estimate | None) -> str:
+    """ "101 ms by blocks": the step's time and what it was predicted from."""
+    if estimate is None:
+        return "–"
+    return f"{format_seconds(estimate.step_ms / 1000)} by {estimate.source}"
 
 
 def outcome(trial: Trial, *, verbose: bool = False) -> str:

@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from registry.environment import Environment, Runtime
 from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
-from registry.plan import ComponentPlan, Dtype, Plan
+from registry.plan import ComponentPlan, Dtype, LayerScheme, Plan
 
 Kind = Literal["impossible", "useless"]
 """`impossible` fails or does nothing of what it says; `useless` runs, and never wins."""
@@ -33,6 +33,14 @@ class ComponentSubject:
     @property
     def quantized(self) -> bool:
         return self.choice.quantization.scheme != "none"
+
+    @property
+    def schemes(self) -> frozenset[LayerScheme]:
+        return self.choice.quantization.schemes
+
+    def touched_by(self, scheme: LayerScheme) -> tuple[LinearLayer, ...]:
+        wanted = self.choice.quantization.wanted
+        return tuple(layer for layer in self.touched if wanted(layer.name) == scheme)
 
     @property
     def compiled(self) -> bool:

@@ -11,8 +11,7 @@ SLOW_INT_MM_CAPABILITY = (10, 3)
 
 
 def _is_int8_dynamic_on_cuda(subject: ComponentSubject) -> bool:
-    is_int8_dynamic = subject.choice.quantization.scheme == "int8_dynamic"
-    return is_int8_dynamic and is_cuda(subject.environment)
+    return "int8_dynamic" in subject.schemes and is_cuda(subject.environment)
 
 
 def _lacks_torchao(subject: ComponentSubject) -> bool:
@@ -20,18 +19,17 @@ def _lacks_torchao(subject: ComponentSubject) -> bool:
 
 
 def _lacks_float8_compute(subject: ComponentSubject) -> bool:
-    if not subject.choice.quantization.scheme.startswith("float8_dynamic"):
+    if not any(scheme.startswith("float8_dynamic") for scheme in subject.schemes):
         return False
     return not is_cuda(subject.environment) or below(subject.environment, FLOAT8_CAPABILITY)
 
 
 def _is_row_scaled_outside_bfloat16(subject: ComponentSubject) -> bool:
-    is_row = subject.choice.quantization.scheme == "float8_dynamic_row"
-    return is_row and subject.dtype != "bfloat16"
+    return "float8_dynamic_row" in subject.schemes and subject.dtype != "bfloat16"
 
 
 def _is_float8_compiled_on_old_gpu(subject: ComponentSubject) -> bool:
-    is_float8 = subject.choice.quantization.scheme == "float8_weight_only"
+    is_float8 = "float8_weight_only" in subject.schemes
     return is_float8 and subject.compiled and below(subject.environment, FLOAT8_CAPABILITY)
 
 
@@ -43,7 +41,7 @@ def _sees_too_few_rows(subject: ComponentSubject) -> bool:
     if not _is_int8_dynamic_on_cuda(subject):
         return False
     few = few_row_layers(subject.inventory, subject.component.name)
-    return any(layer.name in few for layer in subject.touched)
+    return any(layer.name in few for layer in subject.touched_by("int8_dynamic"))
 
 
 def _falls_back_to_host_matmul(subject: ComponentSubject) -> bool:
@@ -51,7 +49,7 @@ def _falls_back_to_host_matmul(subject: ComponentSubject) -> bool:
         return False
     return any(
         layer.in_features % INT_MM_MULTIPLE or layer.out_features % INT_MM_MULTIPLE
-        for layer in subject.touched
+        for layer in subject.touched_by("int8_dynamic")
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan
+from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan, Quantization
 
 COMPILE_COST = {"none": 0.5, "regional": 1.0, "whole": 4.0}
 AUTOTUNE_COST = 8.0
@@ -22,7 +22,7 @@ EAGER_ROUNDING = "emulate_precision_casts"
 """The Inductor option that searches for nothing and costs no time."""
 
 DETAILS = frozenset(
-    {"skip", "min_features", "fullgraph", "dynamic", "granularity", "stream"}
+    {"skip", "min_features", "layers", "fullgraph", "dynamic", "granularity", "stream"}
     | {"resident_blocks", "slots"}
 )
 """Parts of a choice that make a plan no less simple."""
@@ -121,7 +121,7 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
     options = sorted(f"{key}={value}" for key, value in compilation.inductor_options.items())
     chosen = {
         "scheme": component.quantization.scheme,
-        "layers": f"{component.quantization.skip} {component.quantization.min_features}",
+        "layers": _layers(component.quantization),
         "placement": placement_label(component.placement),
         "scope": compilation.scope,
         "mode": compilation.mode,
@@ -136,6 +136,11 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
         "process": repr(plan.process),
     }
     return frozenset(f"{axis}={value}" for axis, value in chosen.items())
+
+
+def _layers(quantization: Quantization) -> str:
+    own = f" {dict(quantization.layers)}" if quantization.layers else ""
+    return f"{quantization.skip} {quantization.min_features}{own}"
 
 
 def _surroundings(pipeline: PipelineOptions, denoiser: str) -> Iterator[str]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from registry.record import FailureKind, Measurement, Rung, Trial
 
 LADDER: tuple[Rung, ...] = ("bytes", "blocks", "denoiser", "pipeline", "replay")
-"""From cheap to dear. `bytes` needs no device: the survey of the space is that rung. `blocks`
-times one repeated block of each kind; nothing proposes it yet, and a study may skip it."""
+"""From cheap to dear. `bytes` needs no device: the survey of the space is that rung. `blocks` times
+one repeated block of each kind, once for all plans (`tuner.block_rung`): it has no trials, and what
+it found is in the estimates that a search begins with."""
 
 STEP_RUNGS: tuple[Rung, ...] = ("denoiser", "pipeline", "replay")
 """Rungs that time whole denoiser steps, from cheap to dear."""

@@ -134,6 +134,21 @@ GROUPS = {
 }
 
 CASES: dict[str, Case] = {
+    "mixed": Case(
+        denoiser(
+            quantization=Quantization(
+                scheme="mixed",
+                layers={
+                    "single_transformer_blocks.*.attn.to_q": "float8_dynamic_row",
+                    "*.to_k": "int8_dynamic",
+                },
+                skip=("*embed*",),
+                min_features=1024,
+            ),
+            placement=ModelOffload(),
+        ),
+        ("quantize_each(", '"*.to_k",', "PerRow()", "set_inductor_config=False", 'home="cpu"'),
+    ),
     "plain": Case(plan_of(), ("pipe.to(DEVICE)", f'revision="{REVISION}"')),
     "dtype": Case(plan_of(dtype="float16"), ("dtype=torch.float16",)),
     "process": Case(

@@ -20,6 +20,7 @@ from registry.plan import (
     Compilation,
     ComponentPlan,
     GroupOffload,
+    LayerScheme,
     ModelOffload,
     Plan,
     ProcessOptions,
@@ -160,6 +161,21 @@ def test_a_script_makes_what_apply_makes(
     assert ours.layers[tiny.denoiser]["Linear/Int8Tensor"] > 0
     assert ours.layers["text_encoder_2"]["Linear/Float8Tensor"] > 0
     assert torch._dynamo.config.recompile_limit == 16
+
+
+def test_a_script_of_a_mixed_plan_quantizes_each_layer_as_apply_does(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers: dict[str, LayerScheme] = {
+        "*.to_*": "int8_weight_only",
+        "*transformer_blocks.*.to_q": "float8_weight_only",
+    }
+    mixed = Quantization(scheme="mixed", layers=layers, skip=("*embed*",), min_features=32)
+    plan = plan_of(dtype="float32", components={tiny.denoiser: ComponentPlan(quantization=mixed)})
+    ours = tiny.applied(plan)
+    assert tiny.exported(plan, tmp_path, monkeypatch) == ours
+    assert ours.layers[tiny.denoiser]["Linear/Int8Tensor"] > 0
+    assert ours.layers[tiny.denoiser]["Linear/Float8Tensor"] > 0
 
 
 def test_another_plan_makes_another_picture(

@@ -94,7 +94,11 @@ COMPILED_SDXL = Plan(
         dtype="float32",
         components={
             "unet": ComponentPlan(
-                quantization=quantization("float8_weight_only", min_features=64),
+                quantization=quantization(
+                    "mixed",
+                    layers={"*.to_*": "float8_weight_only", "*.ff.*": "int8_weight_only"},
+                    min_features=64,
+                ),
                 placement=StreamedBlocks(resident_blocks=1, slots=3),
                 compilation=Compilation(
                     scope="regional",
@@ -290,7 +294,7 @@ def test_exported_as_a_script(bench: Bench, measured: Run) -> None:
 
 def changed(path: str, value: Any, default: Any) -> Iterator[str]:
     """Paths of what is not at its default."""
-    if not isinstance(value, dict) or path.endswith("inductor_options"):
+    if not isinstance(value, dict) or path.endswith(("inductor_options", "quantization.layers")):
         if value != default:
             yield path
         return
@@ -346,4 +350,4 @@ def test_the_plans_cover_every_option_that_runs_on_a_cpu() -> None:
         for case in CASES.values()
         for item in case.plan.pipeline.components.values()
     }
-    assert schemes == {"none", "int8_weight_only", "int8_dynamic", "float8_weight_only"}
+    assert schemes == {"none", "int8_weight_only", "int8_dynamic", "float8_weight_only", "mixed"}

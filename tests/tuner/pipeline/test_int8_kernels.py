@@ -12,6 +12,7 @@ import torch
 from registry.errors import PlanConflict
 from registry.plan import (
     ComponentPlan,
+    LayerScheme,
     PipelineOptions,
     Plan,
     ProcessOptions,
@@ -41,6 +42,13 @@ def tuner_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_int8_plan_conflicts_with_the_tuner(tuner_on: None) -> None:
     (told,) = kernel_tuner_conflicts(plan("int8_dynamic"), CUDA)
     assert "TORCHAO_AUTOTUNER_ENABLE" in told
+
+
+def test_so_does_a_mixture_with_int8_in_it(tuner_on: None) -> None:
+    layers: dict[str, LayerScheme] = {"*.to_q": "int8_dynamic", "*.ff.*": "float8_dynamic_row"}
+    component = ComponentPlan(quantization=Quantization(scheme="mixed", layers=layers))
+    mixed = Plan(pipeline=PipelineOptions(components={"transformer": component}))
+    assert kernel_tuner_conflicts(mixed, CUDA)
 
 
 def test_loading_it_is_refused_before_any_weight_is_read(tuner_on: None) -> None:

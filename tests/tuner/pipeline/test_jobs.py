@@ -18,7 +18,8 @@ from registry.errors import (
     UntrustedArtifact,
 )
 from registry.record import FailureKind
-from tuner.pipeline.jobs import failure_kind, run_job
+from tuner.pipeline.failures import failure_kind
+from tuner.pipeline.jobs import run_job
 from tuner.pipeline.proof import QualityRejectedError
 from tuner.protocol import EnvironmentJob, Event, WorkerFailure
 

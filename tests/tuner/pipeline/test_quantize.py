@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -10,22 +11,22 @@ import torchao.quantization
 from torch import nn
 
 from registry.errors import InvalidPlan
-from registry.plan import ComponentPlan, Quantization, Scheme
+from registry.plan import ComponentPlan, LayerScheme, Quantization
 from tests.tuner.pipeline.tiny import FLUX, SDXL, load, picture, plan, quantized
 from tuner.layers import component_bytes, quantized_layers
 from tuner.pipeline.components import describe_component
 from tuner.pipeline.quantize import (
-    is_quantizable,
     is_quantized,
     layer_types,
     quantize_layer,
     scheme_config,
+    scheme_of,
 )
 from tuner.pipeline.scoring import sqnr_db
 from tuner.pipeline.skeleton import build_skeleton
 
-CPU_SCHEMES: tuple[Scheme, ...] = ("int8_weight_only", "int8_dynamic", "float8_weight_only")
-DYNAMIC_FLOAT8: tuple[Scheme, ...] = ("float8_dynamic_tensor", "float8_dynamic_row")
+CPU_SCHEMES: tuple[LayerScheme, ...] = ("int8_weight_only", "int8_dynamic", "float8_weight_only")
+DYNAMIC_FLOAT8: tuple[LayerScheme, ...] = ("float8_dynamic_tensor", "float8_dynamic_row")
 TENSORS = {"int8_weight_only": "Int8Tensor", "int8_dynamic": "Int8Tensor"}
 
 
@@ -44,7 +45,7 @@ def touched(module: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("scheme", CPU_SCHEMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_schemes_that_run_on_a_cpu(scheme: Scheme, dtype: str, unquantized: Any) -> None:
+def test_schemes_that_run_on_a_cpu(scheme: LayerScheme, dtype: str, unquantized: Any) -> None:
     part = ComponentPlan(quantization=Quantization(scheme=scheme))
     pipe = load(FLUX, plan({"transformer": part, "text_encoder_2": part}, dtype=dtype))
     tensor = f"Linear/{TENSORS.get(scheme, 'Float8Tensor')}"
@@ -60,7 +61,7 @@ def test_schemes_that_run_on_a_cpu(scheme: Scheme, dtype: str, unquantized: Any)
 
 @pytest.mark.parametrize("scheme", CPU_SCHEMES)
 def test_quantized_while_loading_equals_quantized_afterwards(
-    scheme: Scheme, unquantized: Any
+    scheme: LayerScheme, unquantized: Any
 ) -> None:
     during = load(FLUX, quantized("transformer", scheme)).transformer
     after = load(FLUX).transformer
@@ -95,21 +96,22 @@ def test_patterns_and_sizes_leave_layers_alone() -> None:
     ],
 )
 def test_float8_tiles_need_multiples_of_16(
-    shape: tuple[int, int], scheme: Scheme, wanted: bool
+    shape: tuple[int, int], scheme: LayerScheme, wanted: bool
 ) -> None:
     layer = nn.Linear(*shape)
-    assert is_quantizable("to_q", layer, Quantization(scheme=scheme)) is wanted
+    found = scheme_of("to_q", layer, Quantization(scheme=scheme))
+    assert found == (scheme if wanted else "none")
 
 
 def test_patterns_are_whole_names_and_know_case() -> None:
     layer = nn.Linear(16, 16)
     for pattern, wanted in (("to_q", False), ("to", True), ("TO_Q", True), ("to_[qk]", False)):
         plan_ = Quantization(scheme="int8_weight_only", skip=(pattern,))
-        assert is_quantizable("to_q", layer, plan_) is wanted, pattern
+        assert (scheme_of("to_q", layer, plan_) != "none") is wanted, pattern
 
 
 @pytest.mark.parametrize("scheme", DYNAMIC_FLOAT8)
-def test_schemes_that_need_a_gpu_are_invalid_here(scheme: Scheme) -> None:
+def test_schemes_that_need_a_gpu_are_invalid_here(scheme: LayerScheme) -> None:
     with pytest.raises(InvalidPlan, match=rf"cannot quantize .* under '{scheme}'.*capability"):
         load(FLUX, quantized("transformer", scheme))
 
@@ -122,7 +124,7 @@ def test_a_layer_that_torchao_leaves_alone(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("scheme", ["float8_dynamic_row", "float8_dynamic_tensor"])
 @pytest.mark.parametrize("empty", ["one row", "all"])
-def test_rows_of_zeros_stay_zeros(scheme: Scheme, empty: str) -> None:
+def test_rows_of_zeros_stay_zeros(scheme: LayerScheme, empty: str) -> None:
     """SDXL's empty negative prompt is zeros: torchao's own default makes NaN of them."""
     from torchao.quantization import Float8Tensor
 
@@ -170,10 +172,55 @@ def inner_bytes(tensor: torch.Tensor) -> int:
     return sum(inner_bytes(getattr(tensor, name)) for name in names)
 
 
-@pytest.mark.parametrize("scheme", CPU_SCHEMES)
-def test_what_the_torch_free_side_predicts_is_what_is_made(scheme: Scheme) -> None:
+MIXED: dict[str, LayerScheme] = {
+    "*.attn.to_*": "int8_dynamic",
+    "*.attn.to_q": "float8_weight_only",
+    "transformer_blocks.*.ff.net.*": "int8_weight_only",
+}
+
+
+def test_each_layer_of_a_mixed_plan_takes_its_own_scheme() -> None:
+    module = load(FLUX, quantized("transformer", "mixed", layers=MIXED)).transformer
+    made = {name: type(layer.weight).__name__ for name, layer in linears(module).items()}
+    assert made["transformer_blocks.0.attn.to_q"] == "Float8Tensor"
+    assert made["transformer_blocks.0.attn.to_k"] == "Int8Tensor"
+    assert made["transformer_blocks.0.ff.net.2"] == "Int8Tensor"
+    assert made["transformer_blocks.0.ff_context.net.2"] == "Parameter"
+    weight_only = module.get_submodule("transformer_blocks.0.ff.net.2").weight
+    dynamic = module.get_submodule("transformer_blocks.0.attn.to_k").weight
+    assert weight_only.act_quant_kwargs is None
+    assert dynamic.act_quant_kwargs is not None
+
+
+def test_a_mixed_load_equals_one_fqn_config_of_torchao() -> None:
+    """Layer by layer as the engine loads, or all at once as torchao names layers."""
+    during = load(FLUX, quantized("transformer", "mixed", layers=MIXED)).transformer
+    after = load(FLUX).transformer
+    chosen = Quantization(scheme="mixed", layers=MIXED)
+    schemes = {name: scheme_of(name, layer, chosen) for name, layer in linears(after).items()}
+    configs = {name: scheme_config(item) for name, item in schemes.items() if item != "none"}
+    config = torchao.quantization.FqnToConfig(OrderedDict(configs))
+    torchao.quantization.quantize_(after, config, filter_fn=None)
+    assert layer_types(during) == layer_types(after)
+    for name, layer in linears(after).items():
+        if is_quantized(layer):
+            other = during.get_submodule(name)
+            assert torch.equal(layer.weight.dequantize(), other.weight.dequantize()), name
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        *(
+            Quantization(scheme=item, skip=("norm*.linear", "*to_k"), min_features=64)
+            for item in CPU_SCHEMES
+        ),
+        Quantization(scheme="mixed", layers=MIXED, skip=("*to_k",), min_features=64),
+    ],
+    ids=[*CPU_SCHEMES, "mixed"],
+)
+def test_what_the_torch_free_side_predicts_is_what_is_made(chosen: Quantization) -> None:
     """`tuner.layers` names the layers and their bytes without torch: both must agree."""
-    chosen = Quantization(scheme=scheme, skip=("norm*.linear", "*to_k"), min_features=64)
     inventory = describe_component(
         "transformer", build_skeleton(FLUX, torch.float32).modules["transformer"]
     )
@@ -182,4 +229,4 @@ def test_what_the_torch_free_side_predicts_is_what_is_made(scheme: Scheme) -> No
     assert {layer.name for layer in predicted} == touched(module)
     made = sum(inner_bytes(item.data) for item in module.parameters())
     made += sum(inner_bytes(item) for item in module.buffers())
-    assert component_bytes(inventory, predicted, scheme, "float32") == made
+    assert component_bytes(inventory, predicted, chosen, "float32") == made

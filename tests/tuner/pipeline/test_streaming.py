@@ -543,7 +543,7 @@ def test_predictions_name_the_same_blocks(name: str) -> None:
     skeleton = build_skeleton(resolve_model(name, weights="random"), torch.bfloat16)
     for component, module in skeleton.modules.items():
         known = describe_component(component, module)
-        blocks = blocks_of(known, (), "none", "bfloat16")
+        blocks = blocks_of(known, (), Quantization(), "bfloat16")
         for resident, slots in ((0, 2), (5, 2), (14, 3), (40, 2)):
             placement = StreamedBlocks(resident_blocks=resident, slots=slots)
             predicted = compress(block_kinds(known), blocks.streamed(placement))
@@ -557,8 +557,9 @@ def test_predictions_weigh_the_same_bytes(scheme: Any) -> None:
     chosen = placed("unet", quantization=Quantization(scheme=scheme), placement=StreamedBlocks())
     unet = load(SDXL, chosen).unet
     known = describe_component("unet", unet)
-    touched = quantized_layers(known, chosen.pipeline.component("unet").quantization)
-    predicted = blocks_of(known, touched, scheme, "float32").link_bytes(StreamedBlocks())
+    quantization = chosen.pipeline.component("unet").quantization
+    touched = quantized_layers(known, quantization)
+    predicted = blocks_of(known, touched, quantization, "float32").link_bytes(StreamedBlocks())
     runs = [block.__dict__[HOST_RUN] for block in unet.modules() if HOST_RUN in block.__dict__]
     tensors = sum(len(block_tensors) for block_tensors in map(_leaves, unet_blocks(unet)))
     assert predicted <= sum(run.numel() for run in runs) <= predicted * 1.02 + 256 * tensors
