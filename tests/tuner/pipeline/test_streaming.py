@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from registry.errors import DeviceError, InvalidPlan
-from registry.plan import Compilation, ComponentPlan, Plan, Quantization, StreamedBlocks
+from registry.plan import (
+    Compilation,
+    ComponentPlan,
+    Plan,
+    Quantization,
+    Scheme,
+    StreamedBlocks,
+)
 from tests.tuner.pipeline.tiny import CPU, FLUX, SDXL, load, picture, plan
 from tuner.blocks import block_kinds, blocks_of
 from tuner.layers import quantized_layers
@@ -28,7 +35,14 @@ from tuner.pipeline.streaming.layout import BlockTensors, plain
 from tuner.pipeline.streaming.packing import HOST_RUN
 from tuner.protocol import ModelSpec
 
-SCHEMES = ("none", "int8_weight_only", "int8_dynamic", "float8_weight_only")
+SCHEMES: tuple[Scheme, ...] = ("none", "int8_weight_only", "int8_dynamic", "float8_weight_only")
+MIXED = Quantization(
+    scheme="mixed",
+    layers={"*": "int8_weight_only", "*.to_*": "float8_weight_only", "*blocks.1.*": "int8_dynamic"},
+)
+"""Layers of one block differ, and so do blocks of one class: their runs of bytes have other layouts
+in the same slots."""
+QUANTIZATIONS = (*(Quantization(scheme=scheme) for scheme in SCHEMES), MIXED)
 REGIONAL = Compilation(scope="regional", fullgraph=True)
 FEATURES = 8
 
@@ -455,11 +469,10 @@ def placed(component: str, **choices: Any) -> Plan:
 
 
 @pytest.mark.parametrize(("spec", "component"), CASES.values(), ids=CASES)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=lambda item: item.scheme)
 def test_pictures_are_the_residents_to_the_bit(
-    spec: ModelSpec, component: str, scheme: Any
+    spec: ModelSpec, component: str, quantization: Quantization
 ) -> None:
-    quantization = Quantization(scheme=scheme)
     wanted = load(spec, placed(component, quantization=quantization))
     pipe = load(spec, placed(component, quantization=quantization, placement=StreamedBlocks()))
     assert torch.equal(picture(pipe), picture(wanted))
@@ -551,14 +564,13 @@ def test_predictions_name_the_same_blocks(name: str) -> None:
             assert tuple(predicted) == tuple(wanted), (component, resident, slots)
 
 
-@pytest.mark.parametrize("scheme", ["none", "float8_weight_only"])
-def test_predictions_weigh_the_same_bytes(scheme: Any) -> None:
+@pytest.mark.parametrize("quantization", QUANTIZATIONS, ids=lambda item: item.scheme)
+def test_predictions_weigh_the_same_bytes(quantization: Quantization) -> None:
     """But for what aligning each tensor of a tiny model adds."""
-    chosen = placed("unet", quantization=Quantization(scheme=scheme), placement=StreamedBlocks())
+    chosen = placed("unet", quantization=quantization, placement=StreamedBlocks())
     unet = load(SDXL, chosen).unet
     known = describe_component("unet", unet)
-    quantization = chosen.pipeline.component("unet").quantization
-    touched = quantized_layers(known, quantization)
+    touched = quantized_layers(known, chosen.pipeline.component("unet").quantization)
     predicted = blocks_of(known, touched, quantization, "float32").link_bytes(StreamedBlocks())
     runs = [block.__dict__[HOST_RUN] for block in unet.modules() if HOST_RUN in block.__dict__]
     tensors = sum(len(block_tensors) for block_tensors in map(_leaves, unet_blocks(unet)))
