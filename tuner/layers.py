@@ -1,6 +1,6 @@
 """Which layers a scheme touches, and what they weigh: the arithmetic under rules and estimates.
 
-One definition, equal to what the apply engine does (`tuner.pipeline.quantize.is_quantizable`).
+One definition, equal to what the apply engine does (`tuner.pipeline.quantize.scheme_of`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from registry.plan import Dtype, LayerScheme, Quantization
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOAT8_MULTIPLE = 16
 """torchao's fp8 matmul takes N and K in multiples of 16, and leaves other layers as they are."""
+TAKEN_FOR_BLOCK_SCALED = (128, 128)
+"""torchao 0.18 takes a per-tensor fp8 weight of this shape for one scaled in blocks of 128 by 128:
+`_is_128_128_scaled` (float8/inference.py) looks at `block_size` alone, and the first call fails
+with "input_tensor must be 1x128 scaled"."""
 FEW_ROWS = 16
 """A layer that sees at most this many rows is a modulation or embedding layer: one per picture."""
 SCALE_BYTES = 4
@@ -29,7 +33,7 @@ def scheme_of(layer: LinearLayer, quantization: Quantization) -> LayerScheme:
     smallest = min(layer.in_features, layer.out_features)
     if wanted == "none" or smallest < max(quantization.min_features, 1):
         return "none"
-    if wanted.startswith("float8_dynamic") and not fits_float8(layer):
+    if not takes_shape(wanted, layer.out_features, layer.in_features):
         return "none"
     return "none" if _matcher(quantization.skip)(layer.name) else wanted
 
@@ -39,8 +43,13 @@ def is_quantized(layer: LinearLayer, quantization: Quantization) -> bool:
     return scheme_of(layer, quantization) != "none"
 
 
-def fits_float8(layer: LinearLayer) -> bool:
-    return layer.in_features % FLOAT8_MULTIPLE == 0 and layer.out_features % FLOAT8_MULTIPLE == 0
+def takes_shape(scheme: LayerScheme, rows: int, columns: int) -> bool:
+    """Whether torchao's kernels take a weight of this shape under a scheme; the engine asks too."""
+    if not scheme.startswith("float8_dynamic"):
+        return True
+    if rows % FLOAT8_MULTIPLE or columns % FLOAT8_MULTIPLE:
+        return False
+    return scheme != "float8_dynamic_tensor" or (rows, columns) != TAKEN_FOR_BLOCK_SCALED
 
 
 def quantized_layers(

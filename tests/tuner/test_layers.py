@@ -51,6 +51,18 @@ def test_weights_of_flux_are_what_they_were_measured_to_be() -> None:
     assert sizes["row light"] == pytest.approx(14.2, abs=0.1)
 
 
+@pytest.mark.parametrize("scheme", QUANTIZED)
+def test_what_torchao_takes_for_block_scaled_is_left_alone(scheme: LayerScheme) -> None:
+    """Exactly that shape, under exactly that scheme."""
+    chosen = Quantization(scheme=scheme)
+    is_tensor = scheme == "float8_dynamic_tensor"
+    assert is_quantized(layer(inside=128, outside=128), chosen) is not is_tensor
+    assert is_quantized(layer(inside=128, outside=256), chosen)
+    assert is_quantized(layer(inside=256, outside=128), chosen)
+    mixed = Quantization(scheme="mixed", layers={"block.*": scheme})
+    assert is_quantized(layer(inside=128, outside=128), mixed) is not is_tensor
+
+
 def test_modulation_layers_are_those_that_see_one_row_a_picture() -> None:
     names = few_row_layers(flux(), "transformer")
     assert "transformer_blocks.18.norm1_context.linear" in names

@@ -9,6 +9,7 @@ from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import LayerScheme, Quantization
+from tuner.layers import takes_shape
 
 ACTIVATION_FLOOR = 1e-12
 """torchao 0.18 divides a row by its largest value: a row of zeros, as SDXL's empty negative prompt
@@ -54,7 +55,7 @@ def scheme_of(name: str, layer: nn.Linear, plan: Quantization) -> LayerScheme:
     rows, columns = layer.weight.shape
     if wanted == "none" or min(rows, columns) < max(plan.min_features, 1):
         return "none"
-    if wanted.startswith("float8_dynamic") and (rows % 16 or columns % 16):
+    if not takes_shape(wanted, rows, columns):
         return "none"
     return "none" if any(fnmatchcase(name, pattern) for pattern in plan.skip) else wanted
 

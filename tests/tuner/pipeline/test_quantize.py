@@ -103,6 +103,28 @@ def test_float8_tiles_need_multiples_of_16(
     assert found == (scheme if wanted else "none")
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((128, 128), "none"), ((128, 256), "float8_dynamic_tensor")],
+    ids=["taken for block-scaled", "per tensor"],
+)
+def test_a_shape_that_torchao_mistakes_is_left_alone(
+    shape: tuple[int, int], expected: LayerScheme
+) -> None:
+    layer = nn.Linear(*shape)
+    assert scheme_of("layer", layer, Quantization(scheme="float8_dynamic_tensor")) == expected
+    assert scheme_of("layer", layer, Quantization(scheme="int8_dynamic")) == "int8_dynamic"
+
+
+def test_torchao_still_mistakes_that_shape() -> None:
+    """Once this fails, the exception in tuner/layers.py can go."""
+    from torchao.float8.inference import _is_128_128_scaled
+    from torchao.quantization import Float8Tensor, PerTensor
+
+    weight = Float8Tensor.from_hp(torch.randn(128, 128), granularity=PerTensor())
+    assert _is_128_128_scaled(weight)
+
+
 def test_patterns_are_whole_names_and_know_case() -> None:
     layer = nn.Linear(16, 16)
     for pattern, wanted in (("to_q", False), ("to", True), ("TO_Q", True), ("to_[qk]", False)):
