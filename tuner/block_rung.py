@@ -1,7 +1,8 @@
 """The rung between bytes and whole denoisers: blocks and layers timed once, for every plan.
 
 Run after the baseline and before the search, where it pays: it takes about as long as a few trials,
-and stands for many. What the registry knows is not timed again.
+and stands for many. What the registry knows is not timed again. A run that has little time proves a
+plan first of all: the rung takes none of what that needs.
 """
 
 from __future__ import annotations
@@ -67,13 +68,19 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class RungCost:
-    """Predicted seconds: of the rung, and of the trials that it spares."""
+    """Predicted seconds: of the rung, and of the trials that it spares. `reserved_s` is what the
+    search needs after it to prove one plan."""
 
     rung_s: float
     spared_s: float
+    reserved_s: float = 0.0
+
+    def most_s(self, remaining_s: float) -> float:
+        """What the rung may take of the time left: never what a proof needs."""
+        return min(LARGEST_SHARE * remaining_s, remaining_s - self.reserved_s)
 
     def pays(self, remaining_s: float | None) -> bool:
-        if remaining_s is not None and self.rung_s > LARGEST_SHARE * remaining_s:
+        if remaining_s is not None and self.rung_s > self.most_s(remaining_s):
             return False
         return self.rung_s < self.spared_s
 
@@ -106,7 +113,7 @@ class Timed:
 
 
 class BlockRung:
-    """Of one study."""
+    """Of one study. `reserved_s` is what it must leave of the time."""
 
     def __init__(
         self,
@@ -116,9 +123,12 @@ class BlockRung:
         timer: Timer,
         store: TimingStore,
         note: Callable[[str], None],
+        *,
+        reserved_s: float = 0.0,
     ) -> None:
         self._inventory, self._environment, self._workload = inventory, environment, workload
         self._timer, self._store, self._note = timer, store, note
+        self._reserved_s = reserved_s
         self._known: dict[TimingKey, Timing] = {}
 
     def run(self, baseline: Trial, plans: Sequence[Plan], time_limit: TimeLimit) -> Timed | None:
@@ -136,16 +146,18 @@ class BlockRung:
         missing = self._missing(blocks)
         device = self._environment.hardware.device
         cost = rung_cost(missing, self._missing(layers), choices, measured(baseline), device)
+        cost = replace(cost, reserved_s=self._reserved_s)
         affordable = cost.pays(time_limit.remaining_s)
+        allowance = _Allowance(time_limit, cost)
         if missing and affordable:
-            self._time(missing, time_limit)
+            self._time(missing, allowance)
         sums = BlockSums(kinds, bench, shape, self._known, quantizations=choices.quantizations)
         if sums.blocks_ms() is None:
             return None
         fastest = fastest_quantizations(sums, quantized)
         wanted = self._missing(layer_targets(kinds, bench, shape, fastest))
-        if wanted and affordable:
-            self._time(wanted, time_limit)
+        if wanted and affordable and not allowance.is_spent:
+            self._time(wanted, allowance)
         rest_ms = measured_rest_ms(sums, baseline.plan, measured(baseline), denoiser)
         return Timed(replace(sums, timings=dict(self._known), rest_ms=rest_ms), fastest)
 
@@ -158,14 +170,31 @@ class BlockRung:
         found = self._known.get(key)
         return found is not None and found.outcome in SETTLED
 
-    def _time(self, targets: Sequence[TimingTarget], time_limit: TimeLimit) -> None:
-        remaining_s = time_limit.remaining_s
-        limit_s = None if remaining_s is None else LARGEST_SHARE * remaining_s
-        found, failure = self._timer(targets, limit_s)
+    def _time(self, targets: Sequence[TimingTarget], allowance: _Allowance) -> None:
+        found, failure = self._timer(targets, allowance.left_s)
         self._known |= {timing.key: timing for timing in found}
         self._store.keep(found)
         if failure is not None:
             self._note(f"timing of blocks ended early: {failure.kind}: {failure.message}")
+
+
+class _Allowance:
+    """What the rung may take of a run's time, all its jobs together."""
+
+    def __init__(self, time_limit: TimeLimit, cost: RungCost) -> None:
+        self._time_limit = time_limit
+        remaining_s = time_limit.remaining_s
+        self._kept_s = 0.0 if remaining_s is None else remaining_s - cost.most_s(remaining_s)
+
+    @property
+    def left_s(self) -> float | None:
+        """None without a limit."""
+        remaining_s = self._time_limit.remaining_s
+        return None if remaining_s is None else max(0.0, remaining_s - self._kept_s)
+
+    @property
+    def is_spent(self) -> bool:
+        return self.left_s == 0.0
 
 
 def fastest_quantizations(

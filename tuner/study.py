@@ -151,15 +151,20 @@ class _Study:
             self._planning.baselines(), self._desk, self._journal, self._time_limit
         )
         self._learn_blocks(baseline)
-        search = self._planning.search(baseline)
-        for trial in (*standing(self._journal.kept), baseline):
-            self._tell(search, trial)
+        search = self._search(baseline)
         self._journal.stage("search")
         while not self._answers and (proposal := search.ask(self._time_limit.remaining_s)):
             run = partial(self._run, proposal)
             self._tell(search, self._journal.trial(proposal.rung, proposal.plan, run))
             self._announce_best(search)
         return self._audited(self._publish(search, baseline), search, baseline)
+
+    def _search(self, baseline: Trial) -> Search:
+        """With what is known by now; told of every trial that stands."""
+        search = self._planning.search(baseline)
+        for trial in (*standing(self._journal.kept), baseline):
+            self._tell(search, trial)
+        return search
 
     def _learn_blocks(self, baseline: Trial) -> None:
         """Nothing for the oracle: it measures everything, and is what predictions are judged by."""
@@ -171,6 +176,7 @@ class _Study:
             self._planning = self._planning.knowing(timed.sums, mixed)
 
     def _time_blocks(self, baseline: Trial) -> Timed | None:
+        limited = self._time_limit.remaining_s is not None
         rung = BlockRung(
             self._inventory,
             self._environment,
@@ -178,6 +184,7 @@ class _Study:
             self._time_targets,
             self._timings,
             self._journal.note,
+            reserved_s=self._search(baseline).proof_s if limited else 0.0,
         )
         plans = [item.plan for item in self._planning.survey().kept]
         return rung.run(baseline, plans, self._time_limit)

@@ -276,6 +276,51 @@ def test_it_pays_where_it_spares_more_than_it_takes(
     assert RungCost(rung_s, spared_s).pays(remaining_s) is pays
 
 
+@pytest.mark.parametrize(("reserved_s", "pays"), [(890.0, True), (910.0, False)])
+def test_it_never_takes_the_time_that_a_proof_needs(reserved_s: float, pays: bool) -> None:
+    assert RungCost(100, 200, reserved_s).pays(1000) is pays
+
+
+def test_both_jobs_of_the_rung_share_what_it_may_take() -> None:
+    clock, limits = ManualClock(), list[float]()
+    table = Table()
+
+    def slow(
+        targets: Sequence[TimingTarget], limit_s: float | None
+    ) -> tuple[tuple[Timing, ...], Failure | None]:
+        assert limit_s is not None
+        limits.append(limit_s)
+        clock.elapsed_s += 300.0
+        return table(targets, limit_s)
+
+    rung = BlockRung(
+        flux(),
+        ENVIRONMENT,
+        ONE_PICTURE,
+        slow,
+        TimingsOfOneRun(),
+        list[str]().append,
+        reserved_s=9600.0,
+    )
+    assert rung.run(baseline(), PLANS, TimeLimit(clock, 10_000.0)) is not None
+    assert limits == [400.0, 100.0]
+
+
+def test_without_time_for_a_proof_beside_it_nothing_is_timed() -> None:
+    table = Table()
+    rung = BlockRung(
+        flux(),
+        ENVIRONMENT,
+        ONE_PICTURE,
+        table,
+        TimingsOfOneRun(),
+        list[str]().append,
+        reserved_s=9_990.0,
+    )
+    assert rung.run(baseline(), PLANS, TimeLimit(ManualClock(), 10_000.0)) is None
+    assert table.jobs == []
+
+
 def test_a_model_that_loads_in_no_time_is_better_tried_than_timed() -> None:
     """On a CPU a trial of a tiny model costs little more than compiling a block."""
     choices = choices_among(PLANS, "transformer")

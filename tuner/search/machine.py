@@ -79,6 +79,11 @@ class Search:
                 return proposal
         return None
 
+    @property
+    def proof_s(self) -> float:
+        """Seconds that the most promising plan takes from here until it is proved."""
+        return Stages(self._view, self._ledger).proof_s()
+
     def _order(self, stages: Stages) -> tuple[Stage, ...]:
         prove = (stages.prove, stages.replay_winner, stages.replay_others)
         if self._exhaustive:

@@ -169,6 +169,14 @@ class Stages:
             and self._view.setbacks.chance(entry) >= LEAST_CHANCE
         ]
 
+    def proof_s(self) -> float:
+        """Of the plan that would be tried first, with the margin that its trials are given; of the
+        reference where there is no other."""
+        entry = min(self._view.unmeasured, key=self._plainness, default=None)
+        if entry is not None:
+            return self._cost_s(entry, ("denoiser", *PROOF))
+        return self._cost_s(self._view.entries[0], PROOF)
+
     def every_denoiser(self, remaining_s: float | None) -> Proposal | None:
         for entry in self._view.entries:
             idle = not self._ledger.tried(entry.digest) and self._view.own_failure(entry) is None
