@@ -18,6 +18,7 @@ from tuner.candidate import Candidate, Offer
 from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction
 from tuner.combine import candidates
 from tuner.cost_model import CostModel
+from tuner.fill import Filler
 from tuner.matching import Request
 from tuner.objective import Judge
 from tuner.rules import RuleBook
@@ -89,18 +90,29 @@ class Offers:
         return min(self._fitting(request, restrict), key=order, default=None)
 
     def _fitting(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
+        for item in self._allowed_candidates(request, restrict):
+            fits = item.estimate.peak_vram_bytes <= request.budget_bytes
+            if fits and item.estimate.host_bytes <= self._host_bytes(request):
+                yield item
+
+    def _host_bytes(self, request: Request) -> int:
+        return request.host_budget_bytes or self.environment.hardware.host_ram_bytes
+
+    def _allowed_candidates(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
+        """Those that break no rule, streamed ones filled up too, as in a survey."""
         book = RuleBook(self.inventory, self.environment)
-        host_bytes = request.host_budget_bytes or self.environment.hardware.host_ram_bytes
+        filler = Filler(self.inventory, request.budget_bytes)
         plans = candidates(
             self.inventory, self.environment, restrict=restrict, workload=request.workload
         )
         for plan in plans:
             if book.violations(plan):
                 continue
-            estimate = self.cost_model.estimate(plan, request.workload)
-            fits = estimate.peak_vram_bytes <= request.budget_bytes
-            if fits and estimate.host_bytes <= host_bytes:
-                yield Candidate(plan, estimate)
+            item = Candidate(plan, self.cost_model.estimate(plan, request.workload))
+            yield item
+            filled = filler.filled(item)
+            if filled is not None:
+                yield Candidate(filled, self.cost_model.estimate(filled, request.workload))
 
     def _none(self, request: Request, note: str | None) -> Offer:
         """Why there is none. Only a question without an answer pays for the whole space."""
