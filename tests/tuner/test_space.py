@@ -372,7 +372,7 @@ def test_quantization_comes_with_and_without_modulation_layers() -> None:
     assert not any("proj_out" in item or "x_embedder" in item for item in names)
 
 
-@pytest.mark.parametrize(("features", "minimum"), [(128, 0), (1008, 0), (1024, 1024)])
+@pytest.mark.parametrize(("features", "minimum"), [(112, 0), (1008, 0), (1024, 1024)])
 def test_small_models_are_quantized_too(features: int, minimum: int) -> None:
     found = denoiser_quantizations(tiny(features))
     assert {item.min_features for item in found if item.scheme != "none"} == {minimum}
