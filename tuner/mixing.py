@@ -55,6 +55,13 @@ class Mixture:
         ]
 
 
+def mixtures_of(trials: Iterable[Trial], denoiser: str) -> tuple[Quantization, ...]:
+    """Those that trials tried, in their order: a study that goes on knows more by now, and may
+    choose another, but what it began stays a candidate."""
+    chosen = (trial.plan.pipeline.component(denoiser).quantization for trial in trials)
+    return tuple(dict.fromkeys(item for item in chosen if item.scheme == "mixed"))
+
+
 def mix(
     sums: BlockSums,
     quantizations: Sequence[Quantization],

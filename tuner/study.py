@@ -32,7 +32,7 @@ from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
 from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
-from tuner.mixing import Mixture
+from tuner.mixing import Mixture, mixtures_of
 from tuner.planning import Planning, refuse_if_nothing_fits
 from tuner.protocol import TimingTarget
 from tuner.publishing import make_record
@@ -172,8 +172,9 @@ class _Study:
         if timed is not None:
             kept = self._journal.kept
             self._mixture = self._planning.mixture(timed.sums, timed.faster, kept)
-            mixed = (self._mixture.quantization,) if self._mixture else ()
-            self._planning = self._planning.knowing(timed.sums, mixed)
+            chosen = (self._mixture.quantization,) if self._mixture else ()
+            mixed = dict.fromkeys((*chosen, *mixtures_of(kept, self._inventory.denoiser.name)))
+            self._planning = self._planning.knowing(timed.sums, tuple(mixed))
 
     def _time_blocks(self, baseline: Trial) -> Timed | None:
         limited = self._time_limit.remaining_s is not None

@@ -24,6 +24,7 @@ from tuner.events import (
     TrialFinished,
     TrialStarted,
 )
+from tuner.planning import Planning
 from tuner.search.durations import TYPICAL_S
 
 REPLAYED_FROM_CACHE: dict[str, Any] = {"rung": "replay", "artifact": True}
@@ -514,6 +515,20 @@ def test_what_was_timed_once_serves_every_study_of_the_machine(timed_bench: Stud
     assert [job["kind"] for job in timed_bench.jobs].count("time_blocks") == 2
     assert second.best is not None
     assert second.best.estimate.source == "blocks"
+
+
+def test_a_mixture_that_was_tried_stays_a_candidate(
+    timed_bench: StudyBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trials teach may choose another when the study goes on."""
+    interrupted_after(timed_bench, 4)
+    tried = {t.plan.pipeline.component("transformer").quantization for t in timed_bench.trials}
+    mixtures = {item for item in tried if item.scheme == "mixed"}
+    assert len(mixtures) == 1
+    monkeypatch.setattr(Planning, "mixture", lambda *_: None)
+    outcome = timed_bench.run()
+    assert outcome.best is not None
+    assert {outcome.best.plan.pipeline.component("transformer").quantization} == mixtures
 
 
 def test_a_search_of_everything_times_no_blocks(timed_bench: StudyBench) -> None:
