@@ -6,6 +6,7 @@ from registry.inventory import ModelInventory
 from registry.plan import ComponentPlan, LayerScheme, Plan, Quantization
 from tuner.export.options import denoisers
 from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, strings
+from tuner.layers import TAKEN_FOR_BLOCK_SCALED
 
 CONFIGS: dict[LayerScheme, tuple[str, str | None]] = {
     "int8_weight_only": ("Int8WeightOnlyConfig", None),
@@ -34,13 +35,17 @@ def fuse_qkv(component):
                     layer._modules.pop(part, None)'''
 
 QUANTIZE = '''\
-def quantize(component, config, *, skip=(), min_features=1, multiple_of=1, home=DEVICE):
+def quantize(
+    component, config, *, skip=(), min_features=1, multiple_of=1, left_alone=(), home=DEVICE
+):
     """Linear layers one by one on the device: only one of them is there unquantized at a time."""
     for name, layer in component.named_modules():
         if not isinstance(layer, nn.Linear) or any(fnmatchcase(name, part) for part in skip):
             continue
-        sizes = layer.weight.shape
-        if min(sizes) >= min_features and not any(size % multiple_of for size in sizes):
+        sizes = tuple(layer.weight.shape)
+        if min(sizes) < min_features or sizes in left_alone:
+            continue
+        if not any(size % multiple_of for size in sizes):
             quantize_(layer.to(DEVICE), config)
             layer.to(home)'''
 
@@ -51,11 +56,11 @@ def quantize_each(component, layers, *, skip=(), min_features=1, home=DEVICE):
         if not isinstance(layer, nn.Linear) or any(fnmatchcase(name, part) for part in skip):
             continue
         chosen = [item for pattern, *item in layers if fnmatchcase(name, pattern)]
-        sizes = layer.weight.shape
+        sizes = tuple(layer.weight.shape)
         if not chosen or min(sizes) < min_features:
             continue
-        config, multiple_of = chosen[0]
-        if not any(size % multiple_of for size in sizes):
+        config, multiple_of, *left_alone = chosen[0]
+        if sizes not in left_alone and not any(size % multiple_of for size in sizes):
             quantize_(layer.to(DEVICE), config)
             layer.to(home)'''
 
@@ -118,7 +123,12 @@ def _patterns(plan: Quantization) -> str:
 
 def _row(pattern: str, scheme: LayerScheme) -> tuple[str, ...]:
     multiple = "16" if scheme.startswith("float8_dynamic") else "1"
-    return literal(pattern), _config(scheme), multiple
+    return literal(pattern), _config(scheme), multiple, *_left_alone(scheme)
+
+
+def _left_alone(scheme: LayerScheme) -> tuple[str, ...]:
+    """Shapes that the scheme takes for another kind's."""
+    return (repr(TAKEN_FOR_BLOCK_SCALED),) if scheme == "float8_dynamic_tensor" else ()
 
 
 def _layers(plan: Quantization) -> dict[str, str]:
@@ -129,6 +139,8 @@ def _layers(plan: Quantization) -> dict[str, str]:
         keywords["min_features"] = literal(plan.min_features)
     if plan.scheme.startswith("float8_dynamic"):
         keywords["multiple_of"] = "16"
+    if plan.scheme == "float8_dynamic_tensor":
+        keywords["left_alone"] = f"[{TAKEN_FOR_BLOCK_SCALED}]"
     return keywords
 
 

@@ -165,7 +165,12 @@ CASES: dict[str, Case] = {
     **{scheme: _of_scheme(scheme) for scheme in SCHEMES},
     "many_skips": Case(
         denoiser(quantization=MANY_SKIPS),
-        ("PerTensor()", "multiple_of=16", '"*transformer_blocks.8.norm*",'),
+        (
+            "PerTensor()",
+            "multiple_of=16",
+            "left_alone=[(128, 128)]",
+            '"*transformer_blocks.8.norm*",',
+        ),
     ),
     **{backend: _of_backend(backend) for backend in BACKENDS},
     "channels_last": Case(

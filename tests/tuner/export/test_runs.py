@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from torch import nn
 
 from registry.plan import (
     Compilation,
@@ -33,6 +35,7 @@ from tests.tuner.export.plans import COMPONENTS, SHAPE, everywhere, plan_of
 from tests.tuner.pipeline.tiny import DENOISER, PROMPT, saved
 from tuner import catalog
 from tuner.export import diffusers_script
+from tuner.export.weights import QUANTIZE, QUANTIZE_EACH
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
 from tuner.pipeline.artifacts import compile_counters
@@ -250,3 +253,22 @@ def test_a_script_runs_alone(tiny: Tiny, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "image.png") as image:
         assert image.tobytes() == tiny.applied(plan).picture
+
+
+@pytest.mark.parametrize("definition", [QUANTIZE, QUANTIZE_EACH], ids=["one scheme", "mixed"])
+def test_a_script_leaves_alone_what_the_engine_does(definition: str) -> None:
+    """Per-tensor float8: torchao takes a layer of 128 by 128 for a block-scaled one."""
+    model = nn.ModuleDict({"taken": nn.Linear(128, 128), "free": nn.Linear(128, 256)})
+    quantized: list[nn.Module] = []
+    names: dict[str, Any] = {
+        "nn": nn,
+        "fnmatchcase": fnmatchcase,
+        "quantize_": lambda layer, _: quantized.append(layer),
+        "DEVICE": "cpu",
+    }
+    exec(definition, names)
+    if definition is QUANTIZE:
+        names["quantize"](model, None, multiple_of=16, left_alone=[(128, 128)])
+    else:
+        names["quantize_each"](model, [("*", None, 16, (128, 128))])
+    assert quantized == [model["free"]]
