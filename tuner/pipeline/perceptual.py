@@ -7,6 +7,7 @@ read, its digest checked, by an unpickler that knows tensors alone.
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,9 @@ def read_backbone(path: Path) -> dict[str, torch.Tensor]:
     if not hashlib.sha256(content).hexdigest().startswith(wanted):
         raise CannotScoreError(f"{path} is damaged or another file")
     try:
-        found: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        found: dict[str, torch.Tensor] = torch.load(
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except pickle.UnpicklingError as error:
         raise CannotScoreError(f"{path} holds more than weights") from error
     return found
