@@ -16,6 +16,9 @@ from registry.plan import Dtype, LayerScheme, Quantization
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 FLOAT8_MULTIPLE = 16
 """torchao's fp8 matmul takes N and K in multiples of 16, and leaves other layers as they are."""
+ACTIVATION_FLOOR = 1e-12
+"""torchao 0.18 divides a row by its largest value: a row of zeros, as SDXL's empty negative prompt
+has them, becomes NaN without a floor under that value."""
 TAKEN_FOR_BLOCK_SCALED = (128, 128)
 """torchao 0.18 takes a per-tensor fp8 weight of this shape for one scaled in blocks of 128 by 128:
 `_is_128_128_scaled` (float8/inference.py) looks at `block_size` alone, and the first call fails

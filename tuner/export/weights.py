@@ -6,7 +6,7 @@ from registry.inventory import ModelInventory
 from registry.plan import ComponentPlan, LayerScheme, Plan, Quantization
 from tuner.export.options import denoisers
 from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, strings
-from tuner.layers import TAKEN_FOR_BLOCK_SCALED
+from tuner.layers import ACTIVATION_FLOOR, TAKEN_FOR_BLOCK_SCALED
 
 CONFIGS: dict[LayerScheme, tuple[str, str | None]] = {
     "int8_weight_only": ("Int8WeightOnlyConfig", None),
@@ -63,9 +63,6 @@ def quantize_each(component, layers, *, skip=(), min_features=1, home=DEVICE):
         if sizes not in left_alone and not any(size % multiple_of for size in sizes):
             quantize_(layer.to(DEVICE), config)
             layer.to(home)'''
-
-ACTIVATION_FLOOR = "1e-12"
-"""As in `tuner.pipeline.quantize`."""
 
 ROW_ROOM = ARGUMENT_ROOM - 8
 
@@ -148,5 +145,5 @@ def _config(scheme: LayerScheme) -> str:
     class_name, granularity = CONFIGS[scheme]
     keywords = {"granularity": f"{granularity}()"} if granularity else {}
     if scheme.startswith("float8_dynamic"):
-        keywords["activation_value_lb"] = ACTIVATION_FLOOR
+        keywords["activation_value_lb"] = repr(ACTIVATION_FLOOR)
     return call(class_name, **keywords, set_inductor_config="False")

@@ -9,11 +9,7 @@ from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import LayerScheme, Quantization
-from tuner.layers import takes_shape
-
-ACTIVATION_FLOOR = 1e-12
-"""torchao 0.18 divides a row by its largest value: a row of zeros, as SDXL's empty negative prompt
-has them, becomes NaN without a floor under that value."""
+from tuner.layers import ACTIVATION_FLOOR, takes_shape
 
 
 def scheme_config(scheme: LayerScheme) -> Any:
