@@ -276,9 +276,14 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     assert_whole(machine)
 
 
+MOST_LIVES = 4
+"""Each replay is given up after two that missed by their times."""
+
+
 @pytest.mark.slow
 def test_with_the_real_worker(soak_seed: int, tmp_path: Path) -> None:
-    """One kill and one continuation a round, torch and all."""
+    """One kill and its continuation a round, torch and all. On a busy machine the replays of a
+    life may prove nothing in its time: the next one goes on."""
     machine = Machine(tmp_path, None)
     more = ("--time-limit", "90s", "--steps", "2")
     run = machine.start(*more)
@@ -287,7 +292,11 @@ def test_with_the_real_worker(soak_seed: int, tmp_path: Path) -> None:
     run.kill()
     run.communicate()
     assert_tidy(machine)
-    run = machine.start(*more)
-    _, err = run.communicate(timeout=400)
-    assert run.returncode in (0, 1), err
+    for _ in range(MOST_LIVES):
+        run = machine.start(*more)
+        _, err = run.communicate(timeout=400)
+        assert run.returncode in (0, 1), err
+        assert_tidy(machine)
+        if run.returncode == 0:
+            break
     assert_whole(machine)
