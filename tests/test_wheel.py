@@ -16,6 +16,7 @@ import pytest
 from tuner.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_RUNS = 6
 SHIPPED = ["tuner", "registry", "migrations", "pyproject.toml", "README.md", "LICENSE"]
 
 
@@ -56,13 +57,32 @@ def copy(source: Path, target: Path) -> None:
 
 
 def run(command: list[str], *, cwd: Path) -> str:
-    """Standard output. PYTHONPATH is left out: it could let the checkout back in."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    child = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    """Standard output."""
+    child = child_of(command, cwd=cwd)
     assert child.returncode == 0, child.stdout + child.stderr
     return child.stdout
+
+
+def until_published(command: list[str], *, cwd: Path) -> None:
+    """`command` is a tuning run. On a machine whose times are unsteady it may end with nothing
+    proved, and says that the same command goes on: then that is what happens here."""
+    told = ""
+    for _ in range(MOST_RUNS):
+        child = child_of(command, cwd=cwd)
+        told = child.stdout + child.stderr
+        if child.returncode == 0:
+            return
+        assert child.returncode == 1, told
+        assert "the same command goes on" in told
+    pytest.fail(f"nothing proved in {MOST_RUNS} runs; the last one said: {told}")
+
+
+def child_of(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """PYTHONPATH is left out: it could let the checkout back in."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_wheel_holds_every_file_the_code_reads(wheel: Path) -> None:
@@ -103,7 +123,7 @@ def test_tune_and_fetch(installed: Path, tmp_path: Path, home: Path) -> None:
     where = ["--registry", str(tmp_path / "registry")]
     what = ["--model", "tiny-flux", "--vram", "2GB", "--resolution", "64x64"]
     tuner = [str(installed / "tuner")]
-    run([*tuner, "run", *what, *where, "--time-limit", "60s"], cwd=tmp_path)
+    until_published([*tuner, "run", *what, *where, "--time-limit", "60s"], cwd=tmp_path)
     answer = json.loads(run([*tuner, "get-plan", *what, *where], cwd=tmp_path))
     assert answer["match"] == "exact"
     assert answer["plan"]["format"] == 1
