@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import zlib
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A suite in the background of a shell inherits an ignored Ctrl-C, and hands it on to every
+    # child that a test means to stop with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     state = config.getoption("--soak-state")
     if state is not None:
         config.pluginmanager.register(SoakState(state), "soak-state")
