@@ -33,11 +33,6 @@ class Setbacks:
         self._entries = entries
         self._worked = worked
 
-    @property
-    def any(self) -> bool:
-        """Whether anything failed yet."""
-        return bool(self._failed)
-
     def own(self, entry: Entry) -> str | None:
         """Why this very plan is out by its own trials, None if it is not."""
         for rung in LADDER:

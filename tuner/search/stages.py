@@ -69,7 +69,7 @@ class Stages:
             return None
         target_s = min([view.incumbent_s, *(view.predicted_s(entry) for entry in able)])
         chosen = max(able, key=lambda entry: self._worth(entry, target_s))
-        if view.timed_denoisers == 0 and not view.setbacks.any:
+        if view.timed_denoisers == 0:
             chosen = min(able, key=self._plainness)
         if not self._worth_exploring(able, chosen, remaining_s):
             return None
@@ -234,10 +234,11 @@ class Stages:
     def _cost_s(self, entry: Entry, rungs: Sequence[Rung]) -> float:
         return TIME_MARGIN * sum(self._durations.expected_s(rung, entry) for rung in rungs)
 
-    def _plainness(self, entry: Entry) -> tuple[bool, bool, int, int, str]:
+    def _plainness(self, entry: Entry) -> tuple[float, bool, bool, int, int, str]:
         """The first trial is the best estimate that compiles quickly, in its simplest form: with
-        nothing measured, an odd plan is only the more uncertain one."""
-        return (trial_cost(entry.plan) > 1.0, *entry.order)
+        nothing measured, an odd plan is only the more uncertain one. What shares least with plans
+        that failed goes before."""
+        return (-self._view.setbacks.chance(entry), trial_cost(entry.plan) > 1.0, *entry.order)
 
     def _worth(self, entry: Entry, target_s: float) -> float:
         """Expected gain for each second of trial."""

@@ -335,6 +335,14 @@ def test_chance_failures_cost_one_trial_each(kind: FailureKind) -> None:
     assert ask(search).plan == FAST_FUSED
 
 
+def test_after_a_failed_first_trial_the_next_is_the_plainest_that_shares_least_with_it() -> None:
+    slow_to_compile = make_plan("int8_weight_only", "whole", "_native_cudnn")
+    search = make_search({FAST: 100.0, FAST_FUSED: 101.0, slow_to_compile: 101.0, INT8: 140.0})
+    assert ask(search).plan == FAST
+    search.tell(trial("denoiser", FAST, failure="error"))
+    assert ask(search).plan == INT8
+
+
 def test_a_choice_that_failed_twice_and_never_worked_is_given_up() -> None:
     other = make_plan("float8_dynamic_row", "none")
     search = make_search({FAST: 100.0, FAST_FUSED: 101.0, other: 90.0, INT8: 140.0})
