@@ -86,7 +86,8 @@ def race(contestants: Sequence[Contestant], rounds: int) -> None:
 def as_graph(call: Call, device: torch.device) -> Call:
     """The same work as one CUDA graph: a small layer would be timed by its launch from Python,
     which inside a model overlaps with the work before it. On a CPU the call itself; likewise where
-    the work cannot be captured."""
+    the work cannot be captured. A graph knows only addresses: what it reads and writes lives as
+    long as the answer, which holds `call`."""
     if device.type != "cuda":
         return call
     side = torch.cuda.Stream(device)
@@ -103,4 +104,8 @@ def as_graph(call: Call, device: torch.device) -> Call:
         if "out of memory" in str(error):
             raise
         return call
-    return graph.replay
+
+    def replay(_keep: Call = call) -> None:
+        graph.replay()
+
+    return replay

@@ -118,6 +118,9 @@ def test_results_are_the_residents_to_the_bit(scheme: Any, resident: int) -> Non
 
 @pytest.mark.parametrize("scheme", schemes())
 def test_compiled_blocks_are_not_compiled_again(scheme: Any) -> None:
+    """From the second call on all results are the same to the bit. The first may have rounded
+    otherwise, as it may where everything is resident: a graph compiled late in it may from then on
+    serve blocks that an earlier one served, and Inductor picks kernels by timing them."""
     eager = transformer(scheme, Resident())(**inputs())[0].clone()
     placement = Streamed(resident_blocks=3)
     model = transformer(scheme, placement)
@@ -126,11 +129,12 @@ def test_compiled_blocks_are_not_compiled_again(scheme: Any) -> None:
     first = model(**inputs())[0].clone()
     graphs = compile_counters()["graphs"]
     assert 2 <= graphs <= 4
-    for _ in range(6):
-        assert torch.equal(model(**inputs())[0], first)
+    results = [model(**inputs())[0].clone() for _ in range(7)]
+    assert all(torch.equal(item, results[0]) for item in results)
     assert compile_counters()["graphs"] == graphs
     assert compile_counters()["graph_breaks"] == 0
     assert error(first, eager) < 0.2
+    assert error(results[0], eager) < 0.2
 
 
 def test_a_side_stream_of_the_apps_own_and_a_new_batch() -> None:

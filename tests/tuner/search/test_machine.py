@@ -335,12 +335,22 @@ def test_chance_failures_cost_one_trial_each(kind: FailureKind) -> None:
     assert ask(search).plan == FAST_FUSED
 
 
-def test_after_a_failed_first_trial_the_next_is_the_plainest_that_shares_least_with_it() -> None:
-    slow_to_compile = make_plan("int8_weight_only", "whole", "_native_cudnn")
-    search = make_search({FAST: 100.0, FAST_FUSED: 101.0, slow_to_compile: 101.0, INT8: 140.0})
+def test_until_something_was_timed_promises_count_for_less_than_a_plain_plan() -> None:
+    whole = make_plan("float8_dynamic_row", "whole", "_native_cudnn")
+    search = make_search({FAST: 100.0, whole: 20.0, TENSOR: 110.0})
     assert ask(search).plan == FAST
     search.tell(trial("denoiser", FAST, failure="error"))
-    assert ask(search).plan == INT8
+    assert ask(search).plan == TENSOR
+    tell(search, "denoiser", TENSOR, 110.0)
+    assert ask(search).plan == whole
+
+
+def test_after_a_failed_first_trial_the_next_shares_least_with_it() -> None:
+    eager = make_plan("float8_dynamic_tensor")
+    search = make_search({FAST: 100.0, FAST_FUSED: 101.0, eager: 150.0})
+    assert ask(search).plan == FAST
+    search.tell(trial("denoiser", FAST, failure="error"))
+    assert ask(search).plan == eager
 
 
 def test_a_choice_that_failed_twice_and_never_worked_is_given_up() -> None:
