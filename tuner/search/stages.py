@@ -22,6 +22,10 @@ MIN_GAIN = 0.003
 SMALL_GAIN = 0.02
 """For less than this, exploring leaves time to prove a second finalist too."""
 
+NEARLY = 0.75
+"""Of the greatest expected gain: estimates this near each other do not tell two plans apart, and a
+plan that shares a choice with one that failed, which halves its chance, is not as promising."""
+
 MAX_FINALISTS = 4
 MAX_RIVALS = 2
 """Plans replayed beside the champion, before those too near it to tell apart are left so."""
@@ -70,7 +74,7 @@ class Stages:
         target_s = min([view.incumbent_s, *(view.predicted_s(entry) for entry in able)])
         chosen = max(able, key=lambda entry: self._worth(entry, target_s))
         if view.timed_denoisers == 0:
-            chosen = min(able, key=self._plainness)
+            chosen = self._plain_and_promising(able)
         if not self._worth_exploring(able, chosen, remaining_s):
             return None
         reason = f"predicted {view.predicted_s(chosen):.3g} s, to beat {view.incumbent_s:.3g} s"
@@ -172,9 +176,8 @@ class Stages:
     def proof_s(self) -> float:
         """Of the plan that would be tried first, with the margin that its trials are given; of the
         reference where there is no other."""
-        entry = min(self._view.unmeasured, key=self._plainness, default=None)
-        if entry is not None:
-            return self._cost_s(entry, ("denoiser", *PROOF))
+        if able := self._view.unmeasured:
+            return self._cost_s(self._plain_and_promising(able), ("denoiser", *PROOF))
         return self._cost_s(self._view.entries[0], PROOF)
 
     def every_denoiser(self, remaining_s: float | None) -> Proposal | None:
@@ -203,7 +206,7 @@ class Stages:
     def _most_promising(self) -> Entry | None:
         target_s = self._view.incumbent_s
         able = [e for e in self._view.unmeasured if self._view.gain(e, target_s) >= MIN_GAIN]
-        return min(able, key=self._plainness, default=None)
+        return self._plain_and_promising(able) if able else None
 
     def _ready(self, entry: Entry) -> bool:
         """Timed at the denoiser rung, not excluded, and not yet at the pipeline rung."""
@@ -234,11 +237,15 @@ class Stages:
     def _cost_s(self, entry: Entry, rungs: Sequence[Rung]) -> float:
         return TIME_MARGIN * sum(self._durations.expected_s(rung, entry) for rung in rungs)
 
-    def _plainness(self, entry: Entry) -> tuple[float, bool, bool, int, int, str]:
-        """The first trial is the best estimate that compiles quickly, in its simplest form: with
-        nothing measured, an odd plan is only the more uncertain one. What shares least with plans
-        that failed goes before."""
-        return (-self._view.setbacks.chance(entry), trial_cost(entry.plan) > 1.0, *entry.order)
+    def _plain_and_promising(self, able: Sequence[Entry]) -> Entry:
+        """With nothing measured, an odd plan is only the more uncertain one: of those that compile
+        quickly and promise nearly the most, by what failed so far, the best estimate in its
+        simplest form."""
+        quick = [entry for entry in able if trial_cost(entry.plan) <= 1.0] or able
+        target_s = self._view.incumbent_s
+        least = NEARLY * max(self._view.gain(entry, target_s) for entry in quick)
+        near = (entry for entry in quick if self._view.gain(entry, target_s) >= least)
+        return min(near, key=lambda entry: entry.order)
 
     def _worth(self, entry: Entry, target_s: float) -> float:
         """Expected gain for each second of trial."""

@@ -345,6 +345,12 @@ def test_until_something_was_timed_promises_count_for_less_than_a_plain_plan() -
     assert ask(search).plan == whole
 
 
+def test_after_a_failed_first_trial_no_plan_predicted_slower_is_tried_for_being_another() -> None:
+    search = make_search({FAST: 100.0, TENSOR: 110.0, LEAN: 300.0})
+    search.tell(trial("denoiser", FAST, failure="error"))
+    assert ask(search).plan == TENSOR
+
+
 def test_after_a_failed_first_trial_the_next_shares_least_with_it() -> None:
     eager = make_plan("float8_dynamic_tensor")
     search = make_search({FAST: 100.0, FAST_FUSED: 101.0, eager: 150.0})
