@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer
@@ -23,6 +23,10 @@ class FrozenDict(Mapping[str, Value], Generic[Value]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
+
+    def items(self) -> ItemsView[str, Value]:
+        """Faster than by key, one after another: predictions go through hundreds of layers."""
+        return self._items.items()
 
     def __len__(self) -> int:
         return len(self._items)

@@ -52,11 +52,12 @@ def admissible_axes(
     environment: Environment,
     restrict: Restriction,
     workload: Workload | None,
-    mixed: Sequence[Quantization] = (),
+    mixed: Sequence[Quantization],
+    book: RuleBook,
 ) -> Axes:
     """Every choice's values that some plan can use, within a user's restriction; `mixed` are
     quantizations beside the uniform ones."""
-    filters = _Filter(inventory, environment)
+    filters = _Filter(inventory, environment, book)
     compilations = tuple(
         item
         for item in choices.compilations(inventory, workload)
@@ -115,11 +116,11 @@ def _layouts(inventory: ModelInventory, restrict: Restriction) -> tuple[bool, ..
 class _Filter:
     """Judges one value at a time, in a plan that is plain otherwise."""
 
-    def __init__(self, inventory: ModelInventory, environment: Environment) -> None:
+    def __init__(self, inventory: ModelInventory, environment: Environment, book: RuleBook) -> None:
         self.dtype = choices.default_dtype(environment)
         self.rejected: list[Plan] = []
         self._inventory = inventory
-        self._book = RuleBook(inventory, environment)
+        self._book = book
 
     def plan(
         self,
@@ -146,9 +147,11 @@ class _Filter:
         mixed: Sequence[Quantization],
     ) -> tuple[Quantization, ...]:
         """A scheme may need compilation, so each is tried with every kind of it."""
-        wanted = (*choices.denoiser_quantizations(self._inventory), *mixed)
+        uniform = choices.denoiser_quantizations(
+            self._inventory, restrict.schemes, self._book.layers
+        )
         return self.keep(
-            [item for item in wanted if allows(restrict.schemes, item.scheme)],
+            [*uniform, *(item for item in mixed if allows(restrict.schemes, item.scheme))],
             lambda item: [
                 self.plan(ComponentPlan(quantization=item, compilation=compilation))
                 for compilation in (Compilation(), *compilations)

@@ -5,8 +5,10 @@ Agrees with `tuner/pipeline/streaming`, which sees the modules themselves.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import compress
 
 from registry.inventory import ComponentInventory, LinearLayer
@@ -27,8 +29,7 @@ class Blocks:
     sizes: tuple[int, ...]
 
     def streamed(self, placement: StreamedBlocks) -> tuple[bool, ...]:
-        resident, slots = placement.resident_blocks, placement.slots
-        return streamed_blocks(self.kinds, self.elements, resident, slots)
+        return _streamed(self.kinds, self.elements, placement.resident_blocks, placement.slots)
 
     def link_bytes(self, placement: StreamedBlocks) -> int:
         """What is copied to the device for each call."""
@@ -39,6 +40,14 @@ class Blocks:
         streamed = self.streamed(placement)
         slots = slot_bytes(self.kinds, self.sizes, streamed, placement.slots)
         return sum(compress(self.sizes, streamed)) - sum(slots.values())
+
+
+@lru_cache(maxsize=1024)
+def _streamed(
+    kinds: tuple[str, ...], elements: tuple[int, ...], resident: int, slots: int
+) -> tuple[bool, ...]:
+    """Quantization changes no elements: all of a model's schemes share this."""
+    return streamed_blocks(kinds, elements, resident, slots)
 
 
 def block_kinds(component: ComponentInventory) -> dict[str, str]:
@@ -67,12 +76,39 @@ def blocks_of(
     dtype: Dtype,
 ) -> Blocks:
     """The blocks with these layers quantized. Their other layers weigh next to nothing."""
-    kinds = block_kinds(component)
-    elements, sizes = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
-    quantized = {layer.name for layer in touched}
-    for layer in component.linears:
-        block = _block(layer.name, kinds)
-        if block is not None:
+    return BlockTable().blocks(component, touched, quantization, dtype)
+
+
+class BlockTable:
+    """`blocks_of` one model, remembered: many choices of a component share a quantization."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[str, Quantization, Dtype], Blocks] = {}
+        self._owned: dict[str, tuple[tuple[LinearLayer, str], ...]] = {}
+
+    def blocks(
+        self,
+        component: ComponentInventory,
+        touched: Sequence[LinearLayer],
+        quantization: Quantization,
+        dtype: Dtype,
+    ) -> Blocks:
+        key = (component.name, quantization, dtype)
+        if key not in self._blocks:
+            self._blocks[key] = self._count(component, touched, quantization, dtype)
+        return self._blocks[key]
+
+    def _count(
+        self,
+        component: ComponentInventory,
+        touched: Sequence[LinearLayer],
+        quantization: Quantization,
+        dtype: Dtype,
+    ) -> Blocks:
+        kinds = block_kinds(component)
+        elements, sizes = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, 0)
+        quantized = {layer.name for layer in touched}
+        for layer, block in self._in_blocks(component, kinds):
             bias = layer.out_features if layer.bias else 0
             is_quantized = layer.name in quantized
             plain = layer.weight_elements * DTYPE_BYTES[dtype]
@@ -80,11 +116,25 @@ def blocks_of(
             weight = quantized_layer_bytes(layer, scheme) if is_quantized else plain
             elements[block] += layer.weight_elements + bias
             sizes[block] += weight + bias * DTYPE_BYTES[dtype]
-    return Blocks(tuple(kinds.values()), tuple(elements.values()), tuple(sizes.values()))
+        return Blocks(tuple(kinds.values()), tuple(elements.values()), tuple(sizes.values()))
+
+    def _in_blocks(
+        self, component: ComponentInventory, kinds: dict[str, str]
+    ) -> tuple[tuple[LinearLayer, str], ...]:
+        if component.name not in self._owned:
+            owners = ((layer, _block(layer.name, kinds)) for layer in component.linears)
+            self._owned[component.name] = tuple(
+                (layer, block) for layer, block in owners if block is not None
+            )
+        return self._owned[component.name]
 
 
 def can_stream(component: ComponentInventory, placement: StreamedBlocks) -> bool:
-    """Whether any of a component's blocks would leave the device."""
+    """Whether any of a component's blocks would leave the device. Where none is to stay, what they
+    weigh does not matter."""
+    if not placement.resident_blocks:
+        members = Counter(block_kinds(component).values())
+        return any(count > placement.slots for count in members.values())
     return any(blocks_of(component, (), Quantization(), "bfloat16").streamed(placement))
 
 

@@ -104,11 +104,15 @@ class CallModel:
         compiled = item.choice.compilation.scope != "none"
         quantized = {layer.name for layer in item.touched}
         wanted = item.choice.quantization.wanted
+        known_s: dict[tuple[int, int, int, LayerScheme], float] = {}
         total_s = 0.0
         for layer in item.component.linears:
             if rows := activity.linear_rows.get(layer.name, 0):
                 scheme = wanted(layer.name) if layer.name in quantized else "none"
-                total_s += self._layer_s(layer, rows, scheme, compiled)
+                alike = (layer.in_features, layer.out_features, rows, scheme)
+                if alike not in known_s:
+                    known_s[alike] = self._layer_s(layer, rows, scheme, compiled)
+                total_s += known_s[alike]
         return total_s
 
     def _layer_s(self, layer: LinearLayer, rows: int, scheme: LayerScheme, compiled: bool) -> float:

@@ -5,7 +5,7 @@ Simple choices come first: among equal predictions the search tries the simpler 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from registry.environment import Environment
@@ -28,7 +28,7 @@ from registry.plan import (
 )
 from registry.workload import Workload
 from tuner.labels import LIGHT_PATTERN
-from tuner.layers import few_row_layers, name_patterns, quantized_layers
+from tuner.layers import LayerTable, few_row_layers, name_patterns
 
 SCHEMES: tuple[Scheme, ...] = (
     "none",
@@ -91,16 +91,24 @@ def default_dtype(environment: Environment) -> Dtype:
     return "bfloat16" if "bf16" in (environment.runtime.cpu_isa or "") else "float32"
 
 
-def denoiser_quantizations(inventory: ModelInventory) -> tuple[Quantization, ...]:
-    """Each scheme twice: with the modulation layers, and light, without them and every other layer
-    that sees one row per picture: more bytes, but faster and closer to the original."""
-    denoiser = inventory.denoiser
+def denoiser_quantizations(
+    inventory: ModelInventory,
+    schemes: Container[Scheme] | None = None,
+    layers: LayerTable | None = None,
+) -> tuple[Quantization, ...]:
+    """Each scheme, or of these alone, twice: with the modulation layers, and light, without them
+    and every other layer that sees one row per picture: more bytes, but faster and closer to the
+    original. `layers` remembers what was asked of this model's before."""
+    denoiser, table = inventory.denoiser, layers or LayerTable()
     few = name_patterns(few_row_layers(inventory, denoiser.name))
     light = tuple(sorted({*SENSITIVE_PATTERNS, *MODULATION_PATTERNS, *few}))
     found: list[Quantization] = []
     for scheme in SCHEMES:
+        if schemes is not None and scheme not in schemes:
+            continue
         variants = [_quantization(denoiser, scheme, skip) for skip in (light, SENSITIVE_PATTERNS)]
-        if _same_layers(denoiser, *variants):
+        touched = [table.quantized(denoiser, item) for item in variants]
+        if touched[0] == touched[1]:
             variants = variants[1:]
         found += variants
     return tuple(dict.fromkeys(found))
@@ -125,10 +133,6 @@ def minimum_features(component: ComponentInventory) -> int:
         (min(layer.in_features, layer.out_features) for layer in component.linears), default=0
     )
     return MINIMUM_FEATURES if largest >= MINIMUM_FEATURES else 0
-
-
-def _same_layers(component: ComponentInventory, first: Quantization, second: Quantization) -> bool:
-    return quantized_layers(component, first) == quantized_layers(component, second)
 
 
 def large_text_encoders(inventory: ModelInventory) -> tuple[ComponentInventory, ...]:

@@ -6,7 +6,7 @@ fusion and layouts only where the denoiser is resident, because elsewhere the li
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import product
 
 from registry.environment import Environment
@@ -48,9 +48,26 @@ def candidates(
     text padding and VAE slicing; None means one shape of one picture. `mixed` are quantizations of
     the denoiser beside the uniform ones."""
     chosen = restrict or Restriction()
-    axes = admissible_axes(inventory, environment, chosen, workload, mixed)
-    maker = _Maker(inventory, environment, axes, chosen, workload)
+    book = RuleBook(inventory, environment)
+    axes = admissible_axes(inventory, environment, chosen, workload, mixed, book)
+    maker = _Maker(inventory, environment, axes, chosen, workload, book)
     return (*maker.plans(), *axes.rejected)
+
+
+def plans_around(
+    keep: Callable[[ComponentPlan], bool],
+    inventory: ModelInventory,
+    environment: Environment,
+    *,
+    restrict: Restriction,
+    workload: Workload,
+    book: RuleBook,
+) -> Iterator[Plan]:
+    """`candidates` in the same order, with those choices for the denoiser alone that `keep` takes,
+    and without the plans that stand for rejected values. `book` holds the rules of this model on
+    this machine. No plan is made before it is asked for."""
+    axes = admissible_axes(inventory, environment, restrict, workload, (), book)
+    return _Maker(inventory, environment, axes, restrict, workload, book).plans(keep)
 
 
 def baseline_plans(inventory: ModelInventory, environment: Environment) -> tuple[Plan, ...]:
@@ -84,25 +101,27 @@ class _Maker:
         axes: Axes,
         restrict: Restriction,
         workload: Workload | None,
+        book: RuleBook,
     ) -> None:
         self._inventory = inventory
         self._denoiser = inventory.denoiser
         self._axes = axes
         self._restrict = restrict
         self._workload = workload
-        self._book = RuleBook(inventory, environment)
+        self._book = book
         self._on_gpu = environment.hardware.device == "cuda"
         self._shared: dict[ComponentPlan, ComponentPlan] = {}
 
-    def plans(self) -> Iterator[Plan]:
+    def plans(self, keep: Callable[[ComponentPlan], bool] = lambda _: True) -> Iterator[Plan]:
         for placement in self._axes.placements:
             for layout in self._layouts(placement):
-                for others in self._others(placement, layout):
-                    yield from self._around(placement, layout, others)
+                kept = [own for own in self._own(placement, layout) if keep(own)]
+                for others in self._others(placement, layout) if kept else ():
+                    for own in kept:
+                        yield from self._pipelines(own, others)
 
-    def _around(self, placement: Placement, layout: bool, others: Components) -> Iterator[Plan]:
-        """Every plan with these other components and the denoiser at this placement."""
-        fusions = self._axes.fusions if placement.kind == "resident" else (False,)
+    def _own(self, placement: Placement, layout: bool) -> Iterator[ComponentPlan]:
+        """Every choice for the denoiser at this placement."""
         for compilation, quantization in product(
             self._compilations(placement), self._axes.quantizations
         ):
@@ -112,16 +131,18 @@ class _Maker:
                 compilation=compilation,
                 channels_last=layout and self._denoiser.has_convolutions,
             )
-            components = {**others, self._denoiser.name: self._share(own)}
-            # The layers of a mixed quantization are named as they are unfused.
-            kept = fusions if quantization.scheme != "mixed" else (False,)
-            yield from self._pipelines(components, compilation, kept)
+            yield self._share(own)
 
-    def _pipelines(
-        self, components: Components, compilation: Compilation, fusions: tuple[bool, ...]
-    ) -> Iterator[Plan]:
-        process = self._process(compilation)
+    def _fusions(self, own: ComponentPlan) -> tuple[bool, ...]:
+        """The layers of a mixed quantization are named as they are unfused."""
+        is_mixed = own.quantization.scheme == "mixed"
+        return self._axes.fusions if own.placement.kind == "resident" and not is_mixed else (False,)
+
+    def _pipelines(self, own: ComponentPlan, others: Components) -> Iterator[Plan]:
+        components = {**others, self._denoiser.name: own}
+        process = self._process(own.compilation)
         text_tokens = _one_text_length(self._workload)
+        fusions = self._fusions(own)
         for backend, fuse, vae in product(self._axes.backends, fusions, self._axes.vaes):
             options = PipelineOptions(
                 dtype=self._axes.dtype,

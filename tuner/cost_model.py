@@ -8,15 +8,24 @@ model were timed here, steps of a resident denoiser are their sum (`block_sums`)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.environment import Hardware
-from registry.inventory import ModelInventory, ShapeProfile
-from registry.plan import AttentionBackend, ComponentPlan, Dtype, Plan
+from registry.inventory import ComponentInventory, ModelInventory, ShapeProfile
+from registry.plan import (
+    AttentionBackend,
+    ComponentPlan,
+    Dtype,
+    PipelineOptions,
+    Placement,
+    Plan,
+    Quantization,
+)
 from registry.record import Estimate
 from registry.workload import Shape, Workload
 from tuner.activities import profile_for
 from tuner.block_sums import SOURCE, BlockSums, outside_blocks, siblings
+from tuner.blocks import BlockTable
 from tuner.corrections import Corrections, learn
 from tuner.footprint import Footprint, footprint
 from tuner.layers import LayerTable
@@ -54,6 +63,7 @@ class CostModel:
         blocks: BlockSums | None = None,
     ) -> None:
         self.inventory = inventory
+        self.layers, self.blocks = LayerTable(), BlockTable()
         self.corrections = corrections or Corrections()
         self._blocks = blocks
         self._steps_by_blocks: dict[StepKey, tuple[ComponentPlan, float | None]] = {}
@@ -61,33 +71,50 @@ class CostModel:
         self._is_cpu = hardware.device == "cpu"
         self._memory = MemoryModel(peaks, self.corrections.outside_bytes)
         self._speed = SpeedModel(peaks)
-        self._layers = LayerTable()
         self._plain = ComponentPlan()
+        self._bare: dict[Dtype, PipelineOptions] = {}
         self._profiles: dict[Shape, ShapeProfile] = {}
         # By identity, like `RuleBook`: plans share choices, and hashing one costs more. A footprint
         # keeps its choice, so that its identity cannot be given to another.
         self._footprints: dict[tuple[str, Dtype, int], Footprint] = {}
+        self._weights: dict[tuple[str, Dtype, Quantization, Placement], Footprint] = {}
         self._needs: dict[MemoryKey, MemoryNeed] = {}
 
     def estimate(self, plan: Plan, workload: Workload, steps: int | None = None) -> Estimate:
         """Peak memory over the workload's shapes, and weighted mean times at `steps` (the
         pipeline's default). Raises `activities.NoProfile` for an inventory without profiles."""
         parts = self.breakdown(plan, workload)
-        memory, times = parts.memory, parts.times
+        times = parts.times
         count = self.inventory.default_steps if steps is None else steps
         choice = plan.pipeline.components.get(self.inventory.denoiser.name, self._plain)
         backend = plan.pipeline.attention_backend
         step_s = times.step_s * self.corrections.step_factor(choice, backend)
         summed_s = self._step_by_blocks(plan, choice, workload, times)
-        peak_bytes = self._corrected(choice, memory.peak_bytes, memory.weight_bytes)
+        peak_bytes, host_bytes = self._needed(choice, parts.memory)
         return Estimate(
             peak_vram_bytes=peak_bytes,
-            load_peak_vram_bytes=self._corrected(choice, memory.load_peak_bytes, 0),
-            host_bytes=memory.host_bytes + (peak_bytes if self._is_cpu else 0),
+            load_peak_vram_bytes=self._corrected(choice, parts.memory.load_peak_bytes, 0),
+            host_bytes=host_bytes,
             step_ms=(summed_s or step_s) * 1000,
             latency_s=times.fixed_s * self.corrections.fixed + count * (summed_s or step_s),
             source=SOURCE if summed_s else self.corrections.source,
         )
+
+    def least_bytes(
+        self, choice: ComponentPlan, dtype: Dtype, workload: Workload
+    ) -> tuple[int, int]:
+        """Device and host memory that every plan with this choice for the denoiser needs at the
+        least: those of the denoiser alone, to which whatever else a plan holds can only add."""
+        options = self._bare.setdefault(dtype, PipelineOptions(dtype=dtype, components={}))
+        index = self.inventory.components.index(self.inventory.denoiser)
+        alone = self._footprint(index, choice, dtype)
+        profiles = [self._profile(shape) for shape in workload.shapes]
+        return self._needed(choice, self._need(options, workload, [alone], profiles))
+
+    def _needed(self, choice: ComponentPlan, memory: MemoryNeed) -> tuple[int, int]:
+        """Device and host memory, corrected. A CPU's device memory is the host's."""
+        peak_bytes = self._corrected(choice, memory.peak_bytes, memory.weight_bytes)
+        return peak_bytes, memory.host_bytes + (peak_bytes if self._is_cpu else 0)
 
     def _step_by_blocks(
         self, plan: Plan, choice: ComponentPlan, workload: Workload, times: RequestTimes
@@ -138,19 +165,18 @@ class CostModel:
         ]
         profiles = [self._profile(shape) for shape in workload.shapes]
         return Breakdown(
-            self._need(plan, workload, footprints, profiles),
+            self._need(plan.pipeline, workload, footprints, profiles),
             self._speed.request(plan.pipeline, footprints, profiles),
         )
 
     def _need(
         self,
-        plan: Plan,
+        options: PipelineOptions,
         workload: Workload,
         footprints: Sequence[Footprint],
         profiles: Sequence[ShapeProfile],
     ) -> MemoryNeed:
         """Attention backend and fusion change no bytes, so most plans share this."""
-        options = plan.pipeline
         placed = tuple(id(item.choice) for item in footprints)
         key = (options.dtype, workload, options.vae.tiling, options.vae.slicing, placed)
         if key not in self._needs:
@@ -161,9 +187,19 @@ class CostModel:
         component = self.inventory.components[index]
         key = (component.name, dtype, id(choice))
         if key not in self._footprints:
-            touched = self._layers.quantized(component, choice.quantization)
-            self._footprints[key] = footprint(component, choice, touched, dtype)
+            known = self._weighed(component, choice, dtype)
+            self._footprints[key] = replace(known, choice=choice)
         return self._footprints[key]
+
+    def _weighed(
+        self, component: ComponentInventory, choice: ComponentPlan, dtype: Dtype
+    ) -> Footprint:
+        """The footprint of a choice of the same weights at the same place, compiled or not."""
+        key = (component.name, dtype, choice.quantization, choice.placement)
+        if key not in self._weights:
+            touched = self.layers.quantized(component, choice.quantization)
+            self._weights[key] = footprint(component, choice, touched, dtype, self.blocks)
+        return self._weights[key]
 
     def _profile(self, shape: Shape) -> ShapeProfile:
         if shape not in self._profiles:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from registry.inventory import ComponentInventory, ModelInventory
+from registry.inventory import ModelInventory
 from registry.plan import (
     ComponentPlan,
     Dtype,
@@ -17,9 +17,9 @@ from registry.plan import (
     Quantization,
     StreamedBlocks,
 )
-from tuner.blocks import blocks_of
+from tuner.blocks import Blocks, BlockTable
 from tuner.candidate import Candidate
-from tuner.layers import quantized_layers
+from tuner.layers import LayerTable
 from tuner.memory_model import WEIGHT_MARGIN
 
 KEPT_FREE = 0.02
@@ -30,7 +30,14 @@ plan that just failed to fit is a slower one."""
 class Filler:
     """Fills plans of one model within one budget; remembers what plans share."""
 
-    def __init__(self, inventory: ModelInventory, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        budget_bytes: int,
+        layers: LayerTable | None = None,
+        blocks: BlockTable | None = None,
+    ) -> None:
+        self._layers, self._blocks = layers or LayerTable(), blocks or BlockTable()
         self._denoiser = inventory.denoiser
         self._room_bytes = round(budget_bytes * (1 - KEPT_FREE))
         self._rooms: dict[tuple[Quantization, Dtype, int], list[int]] = {}
@@ -55,7 +62,9 @@ class Filler:
         for the fewest with which nothing would stream."""
         key = (choice.quantization, dtype, placement.slots)
         if key not in self._rooms:
-            self._rooms[key] = taken_bytes(self._denoiser, choice.quantization, dtype, placement)
+            touched = self._layers.quantized(self._denoiser, choice.quantization)
+            blocks = self._blocks.blocks(self._denoiser, touched, choice.quantization, dtype)
+            self._rooms[key] = taken_bytes(blocks, placement)
         return self._rooms[key]
 
     def _with(self, plan: Plan, choice: ComponentPlan, count: int) -> Plan:
@@ -70,16 +79,9 @@ class Filler:
         return Plan(process=plan.process, pipeline=options)
 
 
-def taken_bytes(
-    component: ComponentInventory,
-    quantization: Quantization,
-    dtype: Dtype,
-    placement: StreamedBlocks,
-) -> list[int]:
+def taken_bytes(blocks: Blocks, placement: StreamedBlocks) -> list[int]:
     """By the number of resident blocks, none in `placement`, up to the first with which nothing
     streams. Never falling, where another spread happens to take less."""
-    touched = quantized_layers(component, quantization)
-    blocks = blocks_of(component, touched, quantization, dtype)
     found = [0]
     base = blocks.saved_bytes(placement)
     for count in range(1, len(blocks.kinds) + 1):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from registry.inventory import ComponentInventory, LinearLayer
 from registry.plan import ComponentPlan, Dtype, GroupOffload, Placement, StreamedBlocks
-from tuner.blocks import Blocks, blocks_of
+from tuner.blocks import Blocks, BlockTable
 from tuner.layers import DTYPE_BYTES, block_groups, component_bytes
 
 QUANTIZING_FACTOR = 5
@@ -49,8 +49,10 @@ def footprint(
     choice: ComponentPlan,
     touched: tuple[LinearLayer, ...],
     dtype: Dtype,
+    table: BlockTable | None = None,
 ) -> Footprint:
-    """What a component weighs with these layers quantized, and where."""
+    """What a component weighs with these layers quantized, and where. `table` remembers the blocks
+    of this model."""
     quantization = choice.quantization
     weights = component_bytes(component, touched, quantization, dtype)
     largest = max((layer.weight_elements for layer in touched), default=0)
@@ -66,7 +68,8 @@ def footprint(
     )
     if not isinstance(choice.placement, StreamedBlocks):
         return plain
-    return _streamed(plain, choice.placement, blocks_of(component, touched, quantization, dtype))
+    blocks = (table or BlockTable()).blocks(component, touched, quantization, dtype)
+    return _streamed(plain, choice.placement, blocks)
 
 
 def _streamed(plain: Footprint, placement: StreamedBlocks, blocks: Blocks) -> Footprint:

@@ -6,7 +6,7 @@ One definition, equal to what the apply engine does (`tuner.pipeline.quantize.sc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import translate
 from functools import lru_cache
 
@@ -33,12 +33,14 @@ INT8_ROW_BYTES = 5
 def scheme_of(layer: LinearLayer, quantization: Quantization) -> LayerScheme:
     """What a plan's quantization of a component makes of this layer, "none" for nothing."""
     wanted = quantization.wanted(layer.name)
+    if not _is_reached(layer, quantization.min_features, _matcher(quantization.skip)):
+        return "none"
+    return wanted if takes_shape(wanted, layer.out_features, layer.in_features) else "none"
+
+
+def _is_reached(layer: LinearLayer, min_features: int, skipped: Callable[[str], bool]) -> bool:
     smallest = min(layer.in_features, layer.out_features)
-    if wanted == "none" or smallest < max(quantization.min_features, 1):
-        return "none"
-    if not takes_shape(wanted, layer.out_features, layer.in_features):
-        return "none"
-    return "none" if _matcher(quantization.skip)(layer.name) else wanted
+    return smallest >= max(min_features, 1) and not skipped(layer.name)
 
 
 def is_quantized(layer: LinearLayer, quantization: Quantization) -> bool:
@@ -59,22 +61,45 @@ def quantized_layers(
     component: ComponentInventory, quantization: Quantization
 ) -> tuple[LinearLayer, ...]:
     """The layers of a component that a quantization changes, in the inventory's order."""
-    return tuple(layer for layer in component.linears if is_quantized(layer, quantization))
+    return LayerTable().quantized(component, quantization)
 
 
 class LayerTable:
-    """`quantized_layers`, remembered: many choices of a component share a quantization."""
+    """`quantized_layers` of one model, remembered: many choices of a component share a
+    quantization, and schemes share the layers that they leave alone."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Quantization], tuple[LinearLayer, ...]] = {}
+        self._reached: dict[tuple[str, int, tuple[str, ...]], tuple[LinearLayer, ...]] = {}
 
     def quantized(
         self, component: ComponentInventory, quantization: Quantization
     ) -> tuple[LinearLayer, ...]:
+        if quantization.scheme == "none":
+            return ()
         key = (component.name, quantization)
         if key not in self._known:
-            self._known[key] = quantized_layers(component, quantization)
+            reached = self._within_reach(component, quantization)
+            self._known[key] = tuple(layer for layer in reached if _changes(quantization, layer))
         return self._known[key]
+
+    def _within_reach(
+        self, component: ComponentInventory, quantization: Quantization
+    ) -> tuple[LinearLayer, ...]:
+        """Neither skipped nor too small, whatever the scheme."""
+        least, skip = quantization.min_features, quantization.skip
+        key = (component.name, least, skip)
+        if key not in self._reached:
+            matcher = _matcher(skip)
+            self._reached[key] = tuple(
+                layer for layer in component.linears if _is_reached(layer, least, matcher)
+            )
+        return self._reached[key]
+
+
+def _changes(quantization: Quantization, layer: LinearLayer) -> bool:
+    wanted = quantization.wanted(layer.name)
+    return wanted != "none" and takes_shape(wanted, layer.out_features, layer.in_features)
 
 
 def quantized_layer_bytes(layer: LinearLayer, scheme: LayerScheme) -> int:
@@ -106,13 +131,22 @@ def block_groups(component: ComponentInventory) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for layer in component.linears:
-        owner, _, rest = layer.name.partition(".")
-        index, _, inside = rest.partition(".")
-        if index.isdecimal() and inside:
-            group = f"{owner}.{index}"
+        group = _block_group(layer.name)
+        if group is not None:
             found[group] = found.get(group, 0) + layer.weight_elements
     linear = sum(layer.weight_elements for layer in component.linears)
     return {name: size * component.elements // linear for name, size in found.items()}
+
+
+def has_block_groups(component: ComponentInventory) -> bool:
+    """Whether `block_groups` finds any."""
+    return any(_block_group(layer.name) is not None for layer in component.linears)
+
+
+def _block_group(name: str) -> str | None:
+    owner, _, rest = name.partition(".")
+    index, _, inside = rest.partition(".")
+    return f"{owner}.{index}" if index.isdecimal() and inside else None
 
 
 def few_row_layers(inventory: ModelInventory, component: str) -> frozenset[str]:

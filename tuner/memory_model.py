@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from registry.inventory import ComponentActivity, LinearLayer, ShapeProfile
-from registry.plan import ComponentPlan, Dtype, LayerScheme, PipelineOptions
+from registry.plan import ComponentPlan, Dtype, LayerScheme, PipelineOptions, Quantization
 from tuner.activities import activity_of
 from tuner.footprint import Footprint
 from tuner.layers import DTYPE_BYTES
@@ -74,6 +74,7 @@ class MemoryModel:
         self._outside_bytes = outside_bytes
         # By identity, each with the objects it is about: identities cannot be given to others.
         self._live: dict[tuple[int, Dtype, int], tuple[ComponentPlan, ComponentActivity, int]] = {}
+        self._scratches: dict[tuple[Quantization, Dtype, int], tuple[ComponentActivity, int]] = {}
 
     def need(
         self,
@@ -121,8 +122,16 @@ class MemoryModel:
     def _activation_bytes(self, item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
         key = (id(item.choice), dtype, id(activity))
         if key not in self._live:
-            self._live[key] = (item.choice, activity, activation_bytes(item, activity, dtype))
+            scratch = self._scratch(item, activity, dtype)
+            live = activation_bytes(item.choice, activity, scratch, dtype)
+            self._live[key] = (item.choice, activity, live)
         return self._live[key][2]
+
+    def _scratch(self, item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
+        key = (item.choice.quantization, dtype, id(activity))
+        if key not in self._scratches:
+            self._scratches[key] = (activity, scheme_scratch(item, activity, dtype))
+        return self._scratches[key][1]
 
     def _outside(self, footprints: Sequence[Footprint]) -> int:
         compiled = any(item.choice.compilation.scope != "none" for item in footprints)
@@ -150,16 +159,18 @@ def _with_margin(weights: int) -> int:
     return round(weights * WEIGHT_MARGIN)
 
 
-def activation_bytes(item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
+def activation_bytes(
+    choice: ComponentPlan, activity: ComponentActivity, scratch_bytes: int, dtype: Dtype
+) -> int:
     """Live tensors of one call beside weights, what the scheme adds, what the allocator rounds."""
     live = activity.activation_peak_bytes * DTYPE_BYTES[dtype] / DTYPE_BYTES["bfloat16"]
-    live += _scheme_scratch(item, activity, dtype)
-    if item.choice.compilation.mode in {"reduce-overhead", "max-autotune"}:
+    live += scratch_bytes
+    if choice.compilation.mode in {"reduce-overhead", "max-autotune"}:
         live *= GRAPH_POOL_FACTOR
     return round(live * ACTIVATION_MARGIN)
 
 
-def _scheme_scratch(item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
+def scheme_scratch(item: Footprint, activity: ComponentActivity, dtype: Dtype) -> int:
     """Weight-only schemes unpack a layer to compute with it; dynamic ones hold a packed input, and
     int8 a 32-bit output."""
     wanted = item.choice.quantization.wanted

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from registry.environment import Environment
 from registry.inventory import ModelInventory
-from registry.plan import AttentionBackend, Scheme
+from registry.plan import AttentionBackend, ComponentPlan, Plan, Scheme, StreamedBlocks
 from registry.record import Policy
 from tuner.candidate import Candidate, Offer
-from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction
-from tuner.combine import candidates
+from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction, default_dtype
+from tuner.combine import plans_around
 from tuner.cost_model import CostModel
 from tuner.fill import Filler
 from tuner.matching import Request
@@ -90,7 +91,7 @@ class Offers:
         return min(self._fitting(request, restrict), key=order, default=None)
 
     def _fitting(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
-        for item in self._allowed_candidates(request, restrict):
+        for item in self._candidates(request, restrict):
             fits = item.estimate.peak_vram_bytes <= request.budget_bytes
             if fits and item.estimate.host_bytes <= self._host_bytes(request):
                 yield item
@@ -98,21 +99,44 @@ class Offers:
     def _host_bytes(self, request: Request) -> int:
         return request.host_budget_bytes or self.environment.hardware.host_ram_bytes
 
-    def _allowed_candidates(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
-        """Those that break no rule, streamed ones filled up too, as in a survey."""
-        book = RuleBook(self.inventory, self.environment)
-        filler = Filler(self.inventory, request.budget_bytes)
-        plans = candidates(
-            self.inventory, self.environment, restrict=restrict, workload=request.workload
+    def _candidates(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
+        """Those that break no rule and have a denoiser that fits, streamed ones filled up too, as
+        in a survey."""
+        filler = Filler(
+            self.inventory, request.budget_bytes, self.cost_model.layers, self.cost_model.blocks
         )
-        for plan in plans:
-            if book.violations(plan):
+        for plan in self._plans(request, restrict):
+            if self._book.violations(plan):
                 continue
             item = Candidate(plan, self.cost_model.estimate(plan, request.workload))
             yield item
             filled = filler.filled(item)
             if filled is not None:
                 yield Candidate(filled, self.cost_model.estimate(filled, request.workload))
+
+    def _plans(self, request: Request, restrict: Restriction) -> Iterator[Plan]:
+        """Most of a space needs no look at each plan: it is dropped by its denoiser alone."""
+        return plans_around(
+            lambda own: self._may_do(own, request),
+            *(self.inventory, self.environment),
+            restrict=restrict,
+            workload=request.workload,
+            book=self._book,
+        )
+
+    def _may_do(self, own: ComponentPlan, request: Request) -> bool:
+        """Whether a plan with this choice for its denoiser may break no rule and fit. One that
+        streams may leave host memory alone once it is filled up."""
+        dtype = default_dtype(self.environment)
+        if self._book.of_component(self.inventory.denoiser.name, own, dtype):
+            return False
+        vram_bytes, host_bytes = self.cost_model.least_bytes(own, dtype, request.workload)
+        fits = isinstance(own.placement, StreamedBlocks) or host_bytes <= self._host_bytes(request)
+        return fits and vram_bytes <= request.budget_bytes
+
+    @cached_property
+    def _book(self) -> RuleBook:
+        return RuleBook(self.inventory, self.environment, self.cost_model.layers)
 
     def _none(self, request: Request, note: str | None) -> Offer:
         """Why there is none. Only a question without an answer pays for the whole space."""

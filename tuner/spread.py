@@ -60,6 +60,8 @@ def _rate(members: dict[str, int], means: dict[str, float], streamed: int) -> fl
     low, high = 0.0, max(means.values(), default=0.0)
     for _ in range(100):
         middle = (low + high) / 2
+        if not low < middle < high:
+            break
         total = sum(count * min(1.0, middle / means[kind]) for kind, count in members.items())
         low, high = (middle, high) if total < streamed else (low, middle)
     return high

@@ -44,16 +44,24 @@ def violations(
 
 
 class RuleBook:
-    """The rules that concern one model on one machine. Remembers its verdicts."""
+    """The rules that concern one model on one machine. Remembers its verdicts.
 
-    def __init__(self, inventory: ModelInventory, environment: Environment) -> None:
+    `layers` are the model's, where something else remembers them already.
+    """
+
+    def __init__(
+        self,
+        inventory: ModelInventory,
+        environment: Environment,
+        layers: LayerTable | None = None,
+    ) -> None:
+        self.layers = layers or LayerTable()
         self._inventory = inventory
         self._environment = environment
         runtime = environment.runtime
         self._plan_rules = [rule for rule in PLAN_RULES if rule.concerns(runtime)]
         self._component_rules = [rule for rule in COMPONENT_RULES if rule.concerns(runtime)]
         self._components = {item.name: item for item in inventory.components}
-        self._layers = LayerTable()
         self._options: dict[tuple[object, ...], tuple[Violation, ...]] = {}
         # By identity: hashing a choice costs more than judging it. The choice is kept beside the
         # verdict, so its identity cannot be given to another.
@@ -64,7 +72,7 @@ class RuleBook:
         found = self._plan(plan)
         for name, choice in plan.pipeline.components.items():
             if name in self._components:
-                found += self._component(name, choice, plan.pipeline.dtype)
+                found += self.of_component(name, choice, plan.pipeline.dtype)
         return found
 
     def _plan(self, plan: Plan) -> tuple[Violation, ...]:
@@ -80,7 +88,8 @@ class RuleBook:
             self._options[key] = tuple(violation(rule) for rule in broken)
         return self._options[key]
 
-    def _component(self, name: str, choice: ComponentPlan, dtype: Dtype) -> tuple[Violation, ...]:
+    def of_component(self, name: str, choice: ComponentPlan, dtype: Dtype) -> tuple[Violation, ...]:
+        """The rules that one component's choice breaks by itself, whatever the plan around it."""
         key = (name, dtype, id(choice))
         if key not in self._judged:
             self._judged[key] = (choice, self._judge(self._components[name], choice, dtype))
@@ -95,7 +104,7 @@ class RuleBook:
             choice,
             dtype,
             self._environment,
-            self._layers.quantized(component, choice.quantization),
+            self.layers.quantized(component, choice.quantization),
         )
         broken = (rule for rule in self._component_rules if rule.broken_by(subject))
         return tuple(violation(rule, component.name) for rule in broken)

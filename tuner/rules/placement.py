@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from registry.plan import GroupOffload, StreamedBlocks
 from tuner.blocks import can_stream
-from tuner.layers import block_groups
+from tuner.layers import has_block_groups
 from tuner.rules.base import ComponentSubject, Rule, is_cuda
 
 
@@ -35,7 +35,7 @@ def _has_no_block_groups(subject: ComponentSubject) -> bool:
     placement = subject.choice.placement
     if not isinstance(placement, GroupOffload) or placement.granularity != "block":
         return False
-    return not block_groups(subject.component)
+    return not has_block_groups(subject.component)
 
 
 def _has_nothing_to_stream(subject: ComponentSubject) -> bool:
