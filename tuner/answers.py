@@ -26,8 +26,8 @@ from tuner.detect import Detection, detect
 from tuner.foresight import Foresight
 from tuner.hub_cache import CachedWeights, cached_weights
 from tuner.inventories import known_inventory, known_weights
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
-from tuner.protocol import ModelSpec
 from tuner.resolve import Answer, Request, resolve
 from tuner.shapes import require_factor, workload_of
 from tuner.units import parse_bytes

@@ -152,22 +152,24 @@ class _Filter:
         )
         return self.keep(
             [*uniform, *(item for item in mixed if allows(restrict.schemes, item.scheme))],
-            lambda item: [
+            lambda item: (
                 self.plan(ComponentPlan(quantization=item, compilation=compilation))
                 for compilation in (Compilation(), *compilations)
-            ],
+            ),
         )
 
     def keep(
-        self, values: Iterable[Value], plans_of: Callable[[Value], list[Plan]]
+        self, values: Iterable[Value], plans_of: Callable[[Value], Iterable[Plan]]
     ) -> tuple[Value, ...]:
         """The values with which some plan breaks no rule; the first plan of each other one is
         remembered as rejected."""
-        kept: list[Value] = []
-        for value in values:
-            plans = plans_of(value)
-            if all(self._book.violations(plan) for plan in plans):
-                self.rejected.append(plans[0])
-            else:
-                kept.append(value)
-        return tuple(kept)
+        return tuple(value for value in values if self._is_kept(plans_of(value)))
+
+    def _is_kept(self, plans: Iterable[Plan]) -> bool:
+        tried: list[Plan] = []
+        for plan in plans:
+            if not self._book.violations(plan):
+                return True
+            tried.append(plan)
+        self.rejected.append(tried[0])
+        return False

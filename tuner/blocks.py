@@ -13,7 +13,7 @@ from itertools import compress
 
 from registry.inventory import ComponentInventory, LinearLayer
 from registry.plan import Dtype, Quantization, StreamedBlocks
-from tuner.layers import DTYPE_BYTES, quantized_layer_bytes
+from tuner.layers import DTYPE_BYTES, component_bytes, quantized_layer_bytes
 from tuner.spread import slot_bytes, streamed_blocks
 
 FEWEST_MEMBERS = 3
@@ -76,15 +76,39 @@ def blocks_of(
     dtype: Dtype,
 ) -> Blocks:
     """The blocks with these layers quantized. Their other layers weigh next to nothing."""
-    return BlockTable().blocks(component, touched, quantization, dtype)
+    return WeightTable().blocks(component, touched, quantization, dtype)
 
 
-class BlockTable:
-    """`blocks_of` one model, remembered: many choices of a component share a quantization."""
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a component's weights and buffers, and elements of its largest quantized layer."""
+
+    total_bytes: int
+    largest_quantized: int
+
+
+class WeightTable:
+    """What components of one model weigh, remembered: many choices share a quantization."""
 
     def __init__(self) -> None:
+        self._weights: dict[tuple[str, Quantization, Dtype], Weights] = {}
         self._blocks: dict[tuple[str, Quantization, Dtype], Blocks] = {}
         self._owned: dict[str, tuple[tuple[LinearLayer, str], ...]] = {}
+
+    def weights(
+        self,
+        component: ComponentInventory,
+        touched: Sequence[LinearLayer],
+        quantization: Quantization,
+        dtype: Dtype,
+    ) -> Weights:
+        key = (component.name, quantization, dtype)
+        if key not in self._weights:
+            self._weights[key] = Weights(
+                component_bytes(component, touched, quantization, dtype),
+                max((layer.weight_elements for layer in touched), default=0),
+            )
+        return self._weights[key]
 
     def blocks(
         self,
@@ -93,6 +117,7 @@ class BlockTable:
         quantization: Quantization,
         dtype: Dtype,
     ) -> Blocks:
+        """As `blocks_of`."""
         key = (component.name, quantization, dtype)
         if key not in self._blocks:
             self._blocks[key] = self._count(component, touched, quantization, dtype)

@@ -129,10 +129,11 @@ def _quantization(
 
 def minimum_features(component: ComponentInventory) -> int:
     """`MINIMUM_FEATURES`, or 0 for a model too small to have such layers, as in demos."""
-    largest = max(
-        (min(layer.in_features, layer.out_features) for layer in component.linears), default=0
+    has_large = any(
+        min(layer.in_features, layer.out_features) >= MINIMUM_FEATURES
+        for layer in component.linears
     )
-    return MINIMUM_FEATURES if largest >= MINIMUM_FEATURES else 0
+    return MINIMUM_FEATURES if has_large else 0
 
 
 def large_text_encoders(inventory: ModelInventory) -> tuple[ComponentInventory, ...]:

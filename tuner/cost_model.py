@@ -25,7 +25,7 @@ from registry.record import Estimate
 from registry.workload import Shape, Workload
 from tuner.activities import profile_for
 from tuner.block_sums import SOURCE, BlockSums, outside_blocks, siblings
-from tuner.blocks import BlockTable
+from tuner.blocks import WeightTable
 from tuner.corrections import Corrections, learn
 from tuner.footprint import Footprint, footprint
 from tuner.layers import LayerTable
@@ -63,7 +63,7 @@ class CostModel:
         blocks: BlockSums | None = None,
     ) -> None:
         self.inventory = inventory
-        self.layers, self.blocks = LayerTable(), BlockTable()
+        self.layers, self.weights = LayerTable(), WeightTable()
         self.corrections = corrections or Corrections()
         self._blocks = blocks
         self._steps_by_blocks: dict[StepKey, tuple[ComponentPlan, float | None]] = {}
@@ -77,7 +77,7 @@ class CostModel:
         # By identity, like `RuleBook`: plans share choices, and hashing one costs more. A footprint
         # keeps its choice, so that its identity cannot be given to another.
         self._footprints: dict[tuple[str, Dtype, int], Footprint] = {}
-        self._weights: dict[tuple[str, Dtype, Quantization, Placement], Footprint] = {}
+        self._placed: dict[tuple[str, Dtype, Quantization, Placement], Footprint] = {}
         self._needs: dict[MemoryKey, MemoryNeed] = {}
 
     def estimate(self, plan: Plan, workload: Workload, steps: int | None = None) -> Estimate:
@@ -196,10 +196,10 @@ class CostModel:
     ) -> Footprint:
         """The footprint of a choice of the same weights at the same place, compiled or not."""
         key = (component.name, dtype, choice.quantization, choice.placement)
-        if key not in self._weights:
+        if key not in self._placed:
             touched = self.layers.quantized(component, choice.quantization)
-            self._weights[key] = footprint(component, choice, touched, dtype, self.blocks)
-        return self._weights[key]
+            self._placed[key] = footprint(component, choice, touched, dtype, self.weights)
+        return self._placed[key]
 
     def _profile(self, shape: Shape) -> ShapeProfile:
         if shape not in self._profiles:

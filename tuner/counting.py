@@ -7,7 +7,8 @@ import shutil
 from registry.errors import TrialFailed
 from registry.inventory import ModelInventory
 from registry.workload import Workload
-from tuner.protocol import InventoryJob, InventoryResult, ModelSpec
+from tuner.model_spec import ModelSpec
+from tuner.protocol import InventoryJob, InventoryResult
 from tuner.runner import Limits, Runner
 
 COUNT_LIMIT_S = 1800.0

@@ -17,7 +17,7 @@ from registry.plan import (
     Quantization,
     StreamedBlocks,
 )
-from tuner.blocks import Blocks, BlockTable
+from tuner.blocks import Blocks, WeightTable
 from tuner.candidate import Candidate
 from tuner.layers import LayerTable
 from tuner.memory_model import WEIGHT_MARGIN
@@ -35,9 +35,9 @@ class Filler:
         inventory: ModelInventory,
         budget_bytes: int,
         layers: LayerTable | None = None,
-        blocks: BlockTable | None = None,
+        weights: WeightTable | None = None,
     ) -> None:
-        self._layers, self._blocks = layers or LayerTable(), blocks or BlockTable()
+        self._layers, self._weights = layers or LayerTable(), weights or WeightTable()
         self._denoiser = inventory.denoiser
         self._room_bytes = round(budget_bytes * (1 - KEPT_FREE))
         self._rooms: dict[tuple[Quantization, Dtype, int], list[int]] = {}
@@ -63,7 +63,7 @@ class Filler:
         key = (choice.quantization, dtype, placement.slots)
         if key not in self._rooms:
             touched = self._layers.quantized(self._denoiser, choice.quantization)
-            blocks = self._blocks.blocks(self._denoiser, touched, choice.quantization, dtype)
+            blocks = self._weights.blocks(self._denoiser, touched, choice.quantization, dtype)
             self._rooms[key] = taken_bytes(blocks, placement)
         return self._rooms[key]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from registry.inventory import ComponentInventory, LinearLayer
 from registry.plan import ComponentPlan, Dtype, GroupOffload, Placement, StreamedBlocks
-from tuner.blocks import Blocks, BlockTable
-from tuner.layers import DTYPE_BYTES, block_groups, component_bytes
+from tuner.blocks import Blocks, WeightTable
+from tuner.layers import DTYPE_BYTES, block_groups
 
 QUANTIZING_FACTOR = 5
 """Quantizing one layer holds its weight, float32 copies and the result, over the weight alone."""
@@ -49,13 +49,13 @@ def footprint(
     choice: ComponentPlan,
     touched: tuple[LinearLayer, ...],
     dtype: Dtype,
-    table: BlockTable | None = None,
+    table: WeightTable | None = None,
 ) -> Footprint:
-    """What a component weighs with these layers quantized, and where. `table` remembers the blocks
-    of this model."""
-    quantization = choice.quantization
-    weights = component_bytes(component, touched, quantization, dtype)
-    largest = max((layer.weight_elements for layer in touched), default=0)
+    """What a component weighs with these layers quantized, and where. `table` remembers this
+    model's weights."""
+    table = table or WeightTable()
+    counted = table.weights(component, touched, choice.quantization, dtype)
+    weights = counted.total_bytes
     plain = Footprint(
         component=component,
         choice=choice,
@@ -64,11 +64,11 @@ def footprint(
         active_bytes=_active_bytes(component, choice.placement, weights, dtype),
         idle_bytes=weights if choice.placement.kind == "resident" else 0,
         host_bytes=_host_bytes(component, choice.placement, weights, dtype),
-        load_scratch_bytes=largest * DTYPE_BYTES[dtype] * QUANTIZING_FACTOR,
+        load_scratch_bytes=counted.largest_quantized * DTYPE_BYTES[dtype] * QUANTIZING_FACTOR,
     )
     if not isinstance(choice.placement, StreamedBlocks):
         return plain
-    blocks = (table or BlockTable()).blocks(component, touched, quantization, dtype)
+    blocks = table.blocks(component, touched, choice.quantization, dtype)
     return _streamed(plain, choice.placement, blocks)
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidInput
+from tuner.model_spec import ModelSpec
 from tuner.models import read_model_index
-from tuner.protocol import ModelSpec
 from tuner.weight_files import WEIGHTS_FILE, blob_digest, weight_files, weights_digest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from registry.store import Registry
     from registry.workload import Workload
     from tuner.hub_cache import CachedWeights
-    from tuner.protocol import ModelSpec
+    from tuner.model_spec import ModelSpec
 
 COUNTED_WITH = ("torch", "diffusers", "transformers")
 """Libraries whose versions an inventory must share with the worker that relies on it."""

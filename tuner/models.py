@@ -9,7 +9,7 @@ from pathlib import Path
 from registry.errors import InvalidInput, UnknownModel
 from registry.workload import ModelRef, Weights
 from tuner import catalog
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 

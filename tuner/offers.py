@@ -103,7 +103,7 @@ class Offers:
         """Those that break no rule and have a denoiser that fits, streamed ones filled up too, as
         in a survey."""
         filler = Filler(
-            self.inventory, request.budget_bytes, self.cost_model.layers, self.cost_model.blocks
+            self.inventory, request.budget_bytes, self.cost_model.layers, self.cost_model.weights
         )
         for plan in self._plans(request, restrict):
             if self._book.violations(plan):

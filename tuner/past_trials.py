@@ -15,7 +15,7 @@ from tuner import catalog
 from tuner.inventories import inventory_key, known_inventory
 from tuner.labels import DENOISER_NAMES
 from tuner.model_error import Case
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 from tuner.search.features import placement_label
 
 EVERY_STUDY = 1_000_000

@@ -23,8 +23,9 @@ from tuner.clock import Clock
 from tuner.cost_model import CostModel
 from tuner.desk import SILENCE_LIMIT_S, TRIAL_LIMIT_S
 from tuner.floors import step_floors_ms
+from tuner.model_spec import ModelSpec
 from tuner.profile import StepProfile, step_profile
-from tuner.protocol import Event, ModelSpec, ProfileJob, ProfileResult, TrialJob
+from tuner.protocol import Event, ProfileJob, ProfileResult, TrialJob
 from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS
 from tuner.runner import Limits, Outcome, Runner
 

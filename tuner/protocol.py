@@ -20,23 +20,12 @@ from registry.inventory import ModelInventory
 from registry.plan import Dtype, LayerScheme, Plan
 from registry.record import FailureKind, Measurement, QualityScore, Rung
 from registry.timing import Timing, TimingKey
-from registry.workload import ModelRef, Shape, Workload
+from registry.workload import Shape, Workload
+from tuner.model_spec import ModelSpec
 
 PROTOCOL = 1
 EVENT_FD_VARIABLE = "TUNER_EVENT_FD"
 AHEAD = "--ahead"
-
-
-class ModelSpec(Frozen):
-    """How a worker builds the model. `path` is a local diffusers folder; `catalog` names the full
-    configs that random weights are made from; `seed` seeds them. Without either, the hub id
-    `ref.name` (or the catalog's) is looked up through huggingface_hub."""
-
-    ref: ModelRef
-    path: str | None = None
-    catalog: str | None = None
-    hub_id: str | None = None
-    seed: int = 0
 
 
 class InventoryJob(Frozen):

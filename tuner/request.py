@@ -11,7 +11,7 @@ from registry.inventory import ModelInventory
 from registry.record import Measurement, Objective, Policy, TuningRecord
 from registry.workload import Workload
 from tuner.audit import AuditReport
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 from tuner.space import SPACE_VERSION
 
 DEFAULT_PROMPTS = (

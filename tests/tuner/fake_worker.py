@@ -14,7 +14,8 @@ from registry.plan import PipelineOptions, Plan
 from registry.record import Measurement, PeakMemory, ShapeMeasurement
 from registry.workload import ModelRef, Shape, Workload
 from tuner.detect import Detection
-from tuner.protocol import EnvironmentJob, Hello, ModelSpec, TrialJob, TrialResult
+from tuner.model_spec import ModelSpec
+from tuner.protocol import EnvironmentJob, Hello, TrialJob, TrialResult
 from tuner.runner import Limits, Runner
 
 MIB = 2**20

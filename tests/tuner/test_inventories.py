@@ -18,8 +18,8 @@ from registry.store import Registry
 from registry.workload import Shape, Workload
 from tuner.hub_cache import CachedWeights
 from tuner.inventories import counted_inventory, inventory_key, known_inventory
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
-from tuner.protocol import ModelSpec
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 FLUX = Path(__file__).parents[1] / "data" / "flux-dev-inventory.json"

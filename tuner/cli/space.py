@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from registry.workload import Weights, Workload
     from tuner.config import Settings
     from tuner.detect import Detection
-    from tuner.protocol import ModelSpec
+    from tuner.model_spec import ModelSpec
     from tuner.shapes import Size
     from tuner.space import Candidate, Dropped, Survey
 

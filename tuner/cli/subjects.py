@@ -21,9 +21,9 @@ from tuner.cli.workloads import workload_for
 from tuner.config import Settings
 from tuner.cost_model import CostModel
 from tuner.detect import Detection
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 from tuner.profiling import Subject
-from tuner.protocol import ModelSpec
 from tuner.shapes import Size
 from tuner.space import baseline_plans
 

@@ -28,8 +28,9 @@ from tuner.detect import Detection, detect
 from tuner.foreign import FOREIGN_BYTES
 from tuner.inventories import known_inventory
 from tuner.locks import DeviceLock
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
-from tuner.protocol import EnvironmentJob, ModelSpec
+from tuner.protocol import EnvironmentJob
 from tuner.report import outcomes
 from tuner.report.lines import LineView
 from tuner.report.live import LiveView

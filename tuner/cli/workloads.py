@@ -10,7 +10,7 @@ from tuner.shapes import Size, workload_of
 
 if TYPE_CHECKING:
     from registry.workload import Workload
-    from tuner.protocol import ModelSpec
+    from tuner.model_spec import ModelSpec
 
 
 def sizes_for(spec: ModelSpec, resolutions: tuple[Size, ...]) -> tuple[Size, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry.plan import Plan
 from registry.workload import Shape
 from tuner.export.source import Part, call, identifier, literal
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 
 DEVICE = 'DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")'
 SEED = 0

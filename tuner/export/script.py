@@ -15,7 +15,7 @@ from tuner.export.placement import placement
 from tuner.export.request import load, request, save, takes_folder
 from tuner.export.source import assemble, prose
 from tuner.export.weights import fused, quantized
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 
 DEFAULT_PROMPT = "a lighthouse on a cliff at dusk, waves below, oil painting"
 

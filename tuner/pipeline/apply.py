@@ -16,6 +16,7 @@ from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import PlanConflict
 from registry.plan import Plan
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.attention import set_attention
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
 from tuner.pipeline.compile import compile_component
@@ -27,7 +28,6 @@ from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
 from tuner.pipeline.process_options import set_process_options
 from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.weights import ModuleWeights
-from tuner.protocol import ModelSpec
 
 
 class ApplyReport(Frozen):

@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_map
 from registry.errors import InvalidInput
 from registry.plan import ComponentPlan
 from registry.workload import Shape
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.components import component_role
 from tuner.pipeline.load import materialise
 from tuner.pipeline.profiles import phantom_pipeline, profile
 from tuner.pipeline.skeleton import Skeleton
 from tuner.pipeline.weights import WeightSource, component_source
-from tuner.protocol import ModelSpec
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 INPUT_SEED = 0

@@ -8,8 +8,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from registry.errors import UnknownModel
+from tuner.model_spec import ModelSpec
 from tuner.models import read_model_index
-from tuner.protocol import ModelSpec
 from tuner.weight_files import STEMS, WEIGHTS_FILE
 
 SMALL_FILES = ("*.json", "*.txt", "*.model")

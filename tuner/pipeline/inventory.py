@@ -14,10 +14,10 @@ from registry.errors import InvalidInput
 from registry.inventory import ModelInventory
 from registry.workload import Workload
 from tuner import catalog
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.components import describe_component
 from tuner.pipeline.profiles import phantom_pipeline, profile
 from tuner.pipeline.skeleton import Skeleton, build_skeleton
-from tuner.protocol import ModelSpec
 from tuner.weight_files import weights_digest
 
 UNSTABLE_CONFIG_KEYS = frozenset(

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from registry.plan import ComponentPlan, Plan, StreamedBlocks
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.fuse import fuse
 from tuner.pipeline.place import host_memory
 from tuner.pipeline.quantize import quantize_layer, scheme_of
 from tuner.pipeline.skeleton import Skeleton
 from tuner.pipeline.streaming import pack_blocks, streamed_names
 from tuner.pipeline.weights import FusedWeights, WeightSource, component_source
-from tuner.protocol import ModelSpec
 
 LayerDone = Callable[[str, int, int], None]
 """Called with (component, layers done, layers in all)."""

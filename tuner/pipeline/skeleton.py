@@ -21,12 +21,12 @@ from registry.errors import InvalidInput
 from registry.plan import COMPONENT_NAME
 from tuner import catalog
 from tuner.catalog import CatalogModel, ComponentSpec
+from tuner.model_spec import ModelSpec
 from tuner.models import read_model_index
 from tuner.pipeline.classes import component_class, pipeline_class
 from tuner.pipeline.dtypes import keep_float32
 from tuner.pipeline.hub import download
 from tuner.pipeline.tokenizer import byte_tokenizer
-from tuner.protocol import ModelSpec
 
 
 @dataclass(frozen=True)

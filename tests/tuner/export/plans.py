@@ -26,8 +26,8 @@ from registry.plan import (
 from registry.workload import Shape
 from tuner import catalog
 from tuner.export import diffusers_script
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
-from tuner.protocol import ModelSpec
 
 SHAPE = Shape(height=64, width=64)
 LARGE = Shape(height=1024, width=1024)

@@ -10,7 +10,7 @@ from registry.errors import InvalidInput
 from registry.plan import ComponentPlan, Plan
 from registry.workload import ModelRef
 from tests.tuner.export.plans import plan_of, script_of
-from tuner.protocol import ModelSpec
+from tuner.model_spec import ModelSpec
 
 HOSTILE = (
     '"""\nimport os; os.abort()\n"""',

@@ -32,11 +32,11 @@ from tests.tuner.pipeline.tiny import (
     plan,
     uncompiled,
 )
+from tuner.model_spec import ModelSpec
 from tuner.pipeline import apply as engine
 from tuner.pipeline import process_options
 from tuner.pipeline.place import pipeline_modules
 from tuner.pipeline.quantize import layer_types, quantize_layer
-from tuner.protocol import ModelSpec
 
 INT8 = ComponentPlan(quantization=Quantization(scheme="int8_weight_only"))
 

@@ -21,6 +21,7 @@ from tests.tuner.fake_worker import ENVIRONMENT
 from tests.tuner.pipeline.tiny import CPU, FLUX, SDXL, SHAPE, load
 from tuner import catalog
 from tuner.block_kinds import Bench, BlockKind, block_kinds
+from tuner.model_spec import ModelSpec
 from tuner.pipeline import stopwatch
 from tuner.pipeline.block_inputs import BlockShop
 from tuner.pipeline.block_timing import sharing_copy
@@ -30,7 +31,7 @@ from tuner.pipeline.scoring import sqnr_db
 from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.stopwatch import Contestant, Stopwatch
 from tuner.pipeline.timing_job import time_targets
-from tuner.protocol import Event, ModelSpec, TimingDone, TimingJob, TimingResult, TimingTarget
+from tuner.protocol import Event, TimingDone, TimingJob, TimingResult, TimingTarget
 from tuner.runner import Limits, Runner
 
 ROOT = Path(__file__).parents[3]

@@ -36,13 +36,14 @@ from registry.plan import (
 from tests.tuner.fake_worker import CPU as DETECTED
 from tests.tuner.pipeline.tiny import CPU, FLUX, PROMPT, SDXL, SHAPE, WORKLOAD, picture, saved
 from tuner.export import diffusers_script
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
 from tuner.pipeline.artifacts import compile_counters
 from tuner.pipeline.inventory import take_inventory
 from tuner.pipeline.place import pipeline_modules
 from tuner.pipeline.quantize import layer_types
-from tuner.protocol import ModelSpec, TrialJob, TrialResult
+from tuner.protocol import TrialJob, TrialResult
 from tuner.runner import Limits, Runner
 
 ROOT = Path(__file__).parents[3]

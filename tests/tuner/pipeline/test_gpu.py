@@ -30,11 +30,12 @@ from registry.plan import (
 from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import FLUX, PROMPT, WORKLOAD, difference, picture, plan
 from tuner.detect import detect
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 from tuner.nvml import open_nvml
 from tuner.pipeline import apply as engine
 from tuner.pipeline.quantize import layer_types, quantize_layer
-from tuner.protocol import ModelSpec, TrialJob, TrialResult
+from tuner.protocol import TrialJob, TrialResult
 from tuner.runner import WORKER_MODULE, Limits, Runner
 from tuner.spawn import start_worker, worker_environment
 from tuner.standby import Standby

@@ -24,12 +24,13 @@ from tests.tuner.pipeline.tiny import (
     plan,
     quantized,
 )
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.proof import QualityRejectedError, score, write_reference
 from tuner.pipeline.reference import Capture, Reference, captured_steps, reference_path
 from tuner.pipeline.request import Requests
 from tuner.pipeline.scoring import CEILING_DB
 from tuner.pipeline.timing import DeviceClock
-from tuner.protocol import ModelSpec, TrialJob
+from tuner.protocol import TrialJob
 
 
 def requests_of(spec: ModelSpec, pipe: Any, **options: Any) -> Requests:

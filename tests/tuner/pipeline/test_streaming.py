@@ -25,6 +25,7 @@ from registry.plan import (
 from tests.tuner.pipeline.tiny import CPU, FLUX, SDXL, load, picture, plan
 from tuner.blocks import block_kinds, blocks_of
 from tuner.layers import quantized_layers
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 from tuner.pipeline.artifacts import compile_counters
 from tuner.pipeline.components import describe_component
@@ -33,7 +34,6 @@ from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.streaming import NothingToStream, host, stream_blocks, streamed_names
 from tuner.pipeline.streaming.layout import BlockTensors, plain
 from tuner.pipeline.streaming.packing import HOST_RUN
-from tuner.protocol import ModelSpec
 
 SCHEMES: tuple[Scheme, ...] = ("none", "int8_weight_only", "int8_dynamic", "float8_weight_only")
 MIXED = Quantization(

@@ -9,6 +9,7 @@ import torch
 
 from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import CPU, FLUX, PROMPT, SDXL, SHAPE, load, plan
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.measuring import (
     WARM_STEPS,
     first_image_s,
@@ -18,7 +19,7 @@ from tuner.pipeline.measuring import (
 )
 from tuner.pipeline.request import Requests, call_arguments
 from tuner.pipeline.timing import DeviceClock, median_and_mad, run_request
-from tuner.protocol import ModelSpec, TrialJob
+from tuner.protocol import TrialJob
 
 Report = list[tuple[str, int, int, str]]
 WIDE = Shape(height=64, width=128)

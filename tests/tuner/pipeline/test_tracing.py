@@ -18,9 +18,10 @@ from tests.tuner.pipeline.tiny import FLUX, PROMPT, SDXL, SHAPE, WORKLOAD, plan
 from tuner.detect import detect
 from tuner.floors import step_floors_ms
 from tuner.inventories import known_inventory
+from tuner.model_spec import ModelSpec
 from tuner.pipeline.tracing import graph_breaks, recompiles
 from tuner.profile import StepProfile, step_profile
-from tuner.protocol import ModelSpec, ProfileJob, ProfileResult, TrialJob
+from tuner.protocol import ProfileJob, ProfileResult, TrialJob
 from tuner.runner import Limits, Outcome, Runner
 from tuner.traces import LAUNCHING, WAITING, digest_trace
 

@@ -20,9 +20,9 @@ from tests.tuner.pipeline.tiny import (
     picture,
     uncompiled,
 )
+from tuner.model_spec import ModelSpec
 from tuner.pipeline import apply as engine
 from tuner.pipeline.quantize import layer_types
-from tuner.protocol import ModelSpec
 
 
 def image() -> torch.Tensor:

@@ -18,10 +18,10 @@ from registry.plan import (
     VaeOptions,
 )
 from registry.workload import Shape, Workload
+from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
 from tuner.pipeline.place import pipeline_modules
-from tuner.protocol import ModelSpec
 
 CPU = torch.device("cpu")
 FLUX = resolve_model("tiny-flux")
