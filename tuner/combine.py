@@ -25,10 +25,11 @@ from registry.plan import (
     Scheme,
     SequentialOffload,
     StreamedBlocks,
+    VaeOptions,
 )
 from registry.workload import Workload
 from tuner import choices
-from tuner.axes import Axes, admissible_axes, allows
+from tuner.axes import admissible_axes, allows, either
 from tuner.choices import Restriction
 from tuner.rules import RuleBook
 
@@ -49,25 +50,8 @@ def candidates(
     the denoiser beside the uniform ones."""
     chosen = restrict or Restriction()
     book = RuleBook(inventory, environment)
-    axes = admissible_axes(inventory, environment, chosen, workload, mixed, book)
-    maker = _Maker(inventory, environment, axes, chosen, workload, book)
-    return (*maker.plans(), *axes.rejected)
-
-
-def plans_around(
-    keep: Callable[[ComponentPlan], bool],
-    inventory: ModelInventory,
-    environment: Environment,
-    *,
-    restrict: Restriction,
-    workload: Workload,
-    book: RuleBook,
-) -> Iterator[Plan]:
-    """`candidates` in the same order, with those choices for the denoiser alone that `keep` takes,
-    and without the plans that stand for rejected values. `book` holds the rules of this model on
-    this machine. No plan is made before it is asked for."""
-    axes = admissible_axes(inventory, environment, restrict, workload, (), book)
-    return _Maker(inventory, environment, axes, restrict, workload, book).plans(keep)
+    maker = PlanMaker(inventory, environment, chosen, workload, book, mixed)
+    return (*maker.plans(), *maker.rejected)
 
 
 def baseline_plans(inventory: ModelInventory, environment: Environment) -> tuple[Plan, ...]:
@@ -90,35 +74,58 @@ def _everywhere(inventory: ModelInventory, placement: Placement) -> Components:
     return {component.name: choice for component in inventory.components}
 
 
-class _Maker:
-    """Builds plans of one model. Equal component choices are one object: rules and estimates are
-    remembered by identity."""
+class PlanMaker:
+    """Builds plans of one model, each only when it is asked for. Equal component choices are one
+    object: rules and estimates are remembered by identity.
+
+    `book` holds the rules for this model on this machine; the rest is as in `candidates`, and
+    `rejected` are the plans that stand for values which no plan can use.
+    """
 
     def __init__(
         self,
         inventory: ModelInventory,
         environment: Environment,
-        axes: Axes,
         restrict: Restriction,
         workload: Workload | None,
         book: RuleBook,
+        mixed: Sequence[Quantization] = (),
     ) -> None:
         self._inventory = inventory
         self._denoiser = inventory.denoiser
-        self._axes = axes
+        self._axes = admissible_axes(inventory, environment, restrict, workload, mixed, book)
         self._restrict = restrict
         self._workload = workload
         self._book = book
         self._on_gpu = environment.hardware.device == "cuda"
         self._shared: dict[ComponentPlan, ComponentPlan] = {}
+        self.rejected = self._axes.rejected
 
-    def plans(self, keep: Callable[[ComponentPlan], bool] = lambda _: True) -> Iterator[Plan]:
-        for placement in self._axes.placements:
-            for layout in self._layouts(placement):
-                kept = [own for own in self._own(placement, layout) if keep(own)]
-                for others in self._others(placement, layout) if kept else ():
-                    for own in kept:
-                        yield from self._pipelines(own, others)
+    def plans(
+        self,
+        keep: Callable[[ComponentPlan], bool] = lambda _: True,
+        *,
+        kind: str | None = None,
+        tiling: bool | None = None,
+    ) -> Iterator[Plan]:
+        """All in a fixed order; or those with the denoiser choices that `keep` takes, of one kind
+        of placement, and with or without a tiled VAE."""
+        vaes = [item for item in self._axes.vaes if item.tiling in either(tiling)]
+        for placement in self._axes.placements if vaes else ():
+            if kind in {None, placement.kind}:
+                yield from self._placed(placement, keep, vaes)
+
+    def _placed(
+        self,
+        placement: Placement,
+        keep: Callable[[ComponentPlan], bool],
+        vaes: Sequence[VaeOptions],
+    ) -> Iterator[Plan]:
+        for layout in self._layouts(placement):
+            kept = [own for own in self._own(placement, layout) if keep(own)]
+            for others in self._others(placement, layout) if kept else ():
+                for own in kept:
+                    yield from self._pipelines(own, others, vaes)
 
     def _own(self, placement: Placement, layout: bool) -> Iterator[ComponentPlan]:
         """Every choice for the denoiser at this placement."""
@@ -138,12 +145,14 @@ class _Maker:
         is_mixed = own.quantization.scheme == "mixed"
         return self._axes.fusions if own.placement.kind == "resident" and not is_mixed else (False,)
 
-    def _pipelines(self, own: ComponentPlan, others: Components) -> Iterator[Plan]:
+    def _pipelines(
+        self, own: ComponentPlan, others: Components, vaes: Sequence[VaeOptions]
+    ) -> Iterator[Plan]:
         components = {**others, self._denoiser.name: own}
         process = self._process(own.compilation)
         text_tokens = _one_text_length(self._workload)
         fusions = self._fusions(own)
-        for backend, fuse, vae in product(self._axes.backends, fusions, self._axes.vaes):
+        for backend, fuse, vae in product(self._axes.backends, fusions, vaes):
             options = PipelineOptions(
                 dtype=self._axes.dtype,
                 components=components,

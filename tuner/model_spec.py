@@ -1,5 +1,7 @@
-"""A model as a worker can build it. Apart from the protocol, whose other types a mere question for a
-plan has no use for."""
+"""A model as a worker can build it.
+
+Apart from the protocol, whose other types a mere question for a plan has no use for.
+"""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ whole space is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from registry.environment import Environment
 from registry.inventory import ModelInventory
@@ -17,7 +18,7 @@ from registry.plan import AttentionBackend, ComponentPlan, Plan, Scheme, Streame
 from registry.record import Policy
 from tuner.candidate import Candidate, Offer
 from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction, default_dtype
-from tuner.combine import plans_around
+from tuner.combine import PlanMaker
 from tuner.cost_model import CostModel
 from tuner.fill import Filler
 from tuner.matching import Request
@@ -58,40 +59,43 @@ class Offers:
     def best(self, request: Request) -> Offer:
         """The best by the request's objective, within its budgets and policy."""
         note = NOTES.get(request.policy)
-        for restrict in self._plain(request.policy):
-            found = self._best(request, restrict)
+        plain = self._maker(request, self._plain(request.policy))
+        for kind, tiling in product(PLACEMENTS, (False, True)):
+            found = self._best(request, self._plans(request, plain, kind=kind, tiling=tiling))
             if found is not None:
                 return Offer(found, note)
-        found = self._best(request, _allowed(request.policy))
+        every = self._maker(request, _allowed(request.policy))
+        found = self._best(request, self._plans(request, every))
         return Offer(found, note) if found is not None else self._none(request, note)
 
-    def _plain(self, policy: Policy) -> Iterator[Restriction]:
-        """Tiling costs time and touches the picture: only where nothing fits without."""
+    def _plain(self, policy: Policy) -> Restriction:
+        """Tiling is free here, though it costs time and touches the picture: it is looked at only
+        where nothing fits without."""
         denoiser = self.inventory.denoiser
-        for placement in PLACEMENTS:
-            for tiling in (False, True):
-                yield Restriction(
-                    schemes=UNMEASURED[policy] & PLAIN_SCHEMES,
-                    text_schemes=UNMEASURED[policy] & PLAIN_TEXT_SCHEMES,
-                    attention_backends=PLAIN_BACKENDS,
-                    scopes=frozenset({"none", "regional" if denoiser.repeated_blocks else "whole"}),
-                    placements=frozenset({placement}),
-                    fuse_qkv=False,
-                    vae_tiling=tiling,
-                    channels_last=None if denoiser.has_convolutions else False,
-                    plain_compilation=True,
-                )
+        return Restriction(
+            schemes=UNMEASURED[policy] & PLAIN_SCHEMES,
+            text_schemes=UNMEASURED[policy] & PLAIN_TEXT_SCHEMES,
+            attention_backends=PLAIN_BACKENDS,
+            scopes=frozenset({"none", "regional" if denoiser.repeated_blocks else "whole"}),
+            placements=frozenset(PLACEMENTS),
+            fuse_qkv=False,
+            channels_last=None if denoiser.has_convolutions else False,
+            plain_compilation=True,
+        )
 
-    def _best(self, request: Request, restrict: Restriction) -> Candidate | None:
+    def _maker(self, request: Request, restrict: Restriction) -> PlanMaker:
+        return PlanMaker(self.inventory, self.environment, restrict, request.workload, self._book)
+
+    def _best(self, request: Request, plans: Iterable[Plan]) -> Candidate | None:
         judge = Judge(request.objective, request.workload, self.inventory.default_steps)
 
         def order(item: Candidate) -> tuple[float, int]:
             return judge.estimated(item.plan, item.estimate), item.estimate.peak_vram_bytes
 
-        return min(self._fitting(request, restrict), key=order, default=None)
+        return min(self._fitting(request, plans), key=order, default=None)
 
-    def _fitting(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
-        for item in self._candidates(request, restrict):
+    def _fitting(self, request: Request, plans: Iterable[Plan]) -> Iterator[Candidate]:
+        for item in self._candidates(request, plans):
             fits = item.estimate.peak_vram_bytes <= request.budget_bytes
             if fits and item.estimate.host_bytes <= self._host_bytes(request):
                 yield item
@@ -99,13 +103,11 @@ class Offers:
     def _host_bytes(self, request: Request) -> int:
         return request.host_budget_bytes or self.environment.hardware.host_ram_bytes
 
-    def _candidates(self, request: Request, restrict: Restriction) -> Iterator[Candidate]:
-        """Those that break no rule and have a denoiser that fits, streamed ones filled up too, as
-        in a survey."""
-        filler = Filler(
-            self.inventory, request.budget_bytes, self.cost_model.layers, self.cost_model.weights
-        )
-        for plan in self._plans(request, restrict):
+    def _candidates(self, request: Request, plans: Iterable[Plan]) -> Iterator[Candidate]:
+        """Those that break no rule, streamed ones filled up too, as in a survey."""
+        shared = self.cost_model.layers, self.cost_model.weights
+        filler = Filler(self.inventory, request.budget_bytes, *shared)
+        for plan in plans:
             if self._book.violations(plan):
                 continue
             item = Candidate(plan, self.cost_model.estimate(plan, request.workload))
@@ -114,15 +116,16 @@ class Offers:
             if filled is not None:
                 yield Candidate(filled, self.cost_model.estimate(filled, request.workload))
 
-    def _plans(self, request: Request, restrict: Restriction) -> Iterator[Plan]:
+    def _plans(
+        self,
+        request: Request,
+        maker: PlanMaker,
+        *,
+        kind: str | None = None,
+        tiling: bool | None = None,
+    ) -> Iterator[Plan]:
         """Most of a space needs no look at each plan: it is dropped by its denoiser alone."""
-        return plans_around(
-            lambda own: self._may_do(own, request),
-            *(self.inventory, self.environment),
-            restrict=restrict,
-            workload=request.workload,
-            book=self._book,
-        )
+        return maker.plans(lambda own: self._may_do(own, request), kind=kind, tiling=tiling)
 
     def _may_do(self, own: ComponentPlan, request: Request) -> bool:
         """Whether a plan with this choice for its denoiser may break no rule and fit. One that
@@ -144,7 +147,8 @@ class Offers:
         within = survey(
             *(self.inventory, self.environment, *asked, self.cost_model), _allowed(request.policy)
         )
-        every = next(self._fitting(request, Restriction()), None)
+        free = self._plans(request, self._maker(request, Restriction()))
+        every = next(self._fitting(request, free), None)
         return Offer(
             None,
             note,
