@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
 
+from registry.base import FrozenDict
 from registry.environment import Environment
 from registry.errors import NoPlan, NothingFits
+from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.workload import ModelRef
-from tests.tuner.flux import ONE_PICTURE, cpu, flux, h200, shipped
+from tests.tuner.flux import ONE_PICTURE, cpu, flux, gpu, h200, shipped
 from tuner.candidate import Candidate
-from tuner.cost_model import CostModel
+from tuner.choices import ATTENTION_BACKENDS
+from tuner.cost_model import Corrections, CostModel
+from tuner.fill import Filler
 from tuner.foresight import Foresight
 from tuner.matching import Request
 from tuner.memory_model import PROCESS_CPU_BYTES
-from tuner.offers import UNMEASURED
+from tuner.objective import Judge
+from tuner.offers import (
+    PLACEMENTS,
+    PLAIN_BACKENDS,
+    PLAIN_SCHEMES,
+    PLAIN_TEXT_SCHEMES,
+    UNMEASURED,
+)
 from tuner.resolve import resolve
-from tuner.space import survey
+from tuner.rules import RuleBook
+from tuner.space import LOSSY_ATTENTION, Restriction, candidates, survey
 
 GB = 10**9
+SHRUNK = Corrections(peak=FrozenDict({"resident": 0.6, "streamed_blocks": 0.7}), trials=3)
 
 
 def request(gigabytes: float, **changes: Any) -> Request:
@@ -59,6 +73,87 @@ def test_the_objective_ranks() -> None:
     assert offered(80).plan.pipeline.component("transformer").compilation.scope == "regional"
     first = offered(80, objective="first-image").plan
     assert first.pipeline.component("transformer").compilation.scope == "none"
+
+
+def looked_at_one_by_one(
+    inventory: ModelInventory, environment: Environment, asked: Request
+) -> Candidate | None:
+    """What `Offers.best` says it gives, with every plan made, judged and estimated, and nothing
+    shared between them but one restriction."""
+    denoiser = inventory.denoiser
+    schemes = UNMEASURED[asked.policy]
+    plain = Restriction(
+        schemes=schemes & PLAIN_SCHEMES,
+        text_schemes=schemes & PLAIN_TEXT_SCHEMES,
+        attention_backends=PLAIN_BACKENDS,
+        scopes=frozenset({"none", "regional" if denoiser.repeated_blocks else "whole"}),
+        fuse_qkv=False,
+        channels_last=None if denoiser.has_convolutions else False,
+        plain_compilation=True,
+    )
+    if asked.policy == "fast":
+        whole = Restriction()
+    else:
+        lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
+        whole = Restriction(schemes, schemes, lossless)
+    narrow = (
+        replace(plain, placements=frozenset({kind}), vae_tiling=tiling)
+        for kind, tiling in product(PLACEMENTS, (False, True))
+    )
+    found = (best_of_all(inventory, environment, asked, item) for item in (*narrow, whole))
+    return next(filter(None, found), None)
+
+
+def best_of_all(
+    inventory: ModelInventory, environment: Environment, asked: Request, restrict: Restriction
+) -> Candidate | None:
+    model = CostModel(inventory, environment.hardware, cpu_isa=environment.runtime.cpu_isa)
+    book, filler = RuleBook(inventory, environment), Filler(inventory, asked.budget_bytes)
+    judge = Judge(asked.objective, asked.workload, inventory.default_steps)
+    host_bytes = asked.host_budget_bytes or environment.hardware.host_ram_bytes
+    best: tuple[float, int, Candidate] | None = None
+    for plan in candidates(inventory, environment, restrict=restrict, workload=asked.workload):
+        if book.violations(plan):
+            continue
+        item = Candidate(plan, model.estimate(plan, asked.workload))
+        filled = filler.filled(item)
+        also = [] if filled is None else [Candidate(filled, model.estimate(filled, asked.workload))]
+        for one in (item, *also):
+            peak = one.estimate.peak_vram_bytes
+            if peak > asked.budget_bytes or one.estimate.host_bytes > host_bytes:
+                continue
+            value = judge.estimated(one.plan, one.estimate)
+            if best is None or (value, peak) < best[:2]:
+                best = (value, peak, one)
+    return None if best is None else best[2]
+
+
+LITTLE_HOST = gpu(8, 9, link_bandwidth_class="pcie4x8", host_ram_bytes=24 * GB)
+"""Hardly anything of FLUX fits beside a small budget: the whole space is looked at."""
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "gigabytes", "policy"),
+    [
+        ("flux-dev", h200(), 80, "balanced"),
+        ("flux-dev", h200(), 24, "fast"),
+        ("flux-dev", gpu(8, 6), 12, "balanced"),
+        ("flux-dev", LITTLE_HOST, 12, "balanced"),
+        ("flux-dev", LITTLE_HOST, 8, "fast"),
+        ("flux-dev", LITTLE_HOST, 4, "strict"),
+        ("flux-dev", cpu(), 25, "balanced"),
+        ("sdxl", gpu(7, 5), 8, "balanced"),
+        ("sdxl", LITTLE_HOST, 4, "strict"),
+        ("tiny-sdxl", h200(), 1, "fast"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["latency", "first-image"])
+def test_pruning_loses_nothing(
+    name: str, environment: Environment, gigabytes: float, policy: Any, objective: Any
+) -> None:
+    asked = request(gigabytes, policy=policy, objective=objective)
+    found = Foresight(shipped(name), environment).best(asked).candidate
+    assert found == looked_at_one_by_one(shipped(name), environment, asked)
 
 
 def test_an_offer_is_close_to_the_best_of_the_whole_space() -> None:
@@ -106,3 +201,21 @@ def test_where_nothing_fits_the_smallest_that_would_is_named() -> None:
     foresight = Foresight(shipped("tiny-flux"), cpu())
     with pytest.raises(NothingFits, match="the smallest that would needs about"):
         resolve(request(0.001), [], cpu(), foresight)
+
+
+@pytest.mark.parametrize("environment", [cpu(), h200()], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("corrections", [Corrections(), SHRUNK], ids=["none", "shrunk"])
+def test_no_plan_needs_less_than_its_denoiser_alone(
+    environment: Environment, corrections: Corrections
+) -> None:
+    """What pruning rests on."""
+    model = CostModel(flux(), environment.hardware, corrections)
+    looked_at = 0
+    for plan in candidates(flux(), environment, workload=ONE_PICTURE)[::7]:
+        own = plan.pipeline.component("transformer")
+        least = model.least_bytes(own, plan.pipeline.dtype, ONE_PICTURE)
+        estimate = model.estimate(plan, ONE_PICTURE)
+        assert least[0] <= estimate.peak_vram_bytes
+        assert least[1] <= estimate.host_bytes
+        looked_at += 1
+    assert looked_at > 50

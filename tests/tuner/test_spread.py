@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.plan import Quantization, StreamedBlocks
+from tests.tuner.flux import shipped
+from tuner.blocks import blocks_of, can_stream
 from tuner.spread import slot_bytes, streamed_blocks
 
 DOUBLE, SINGLE = 340, 142
@@ -81,3 +84,13 @@ def test_slots_are_as_large_as_the_largest_streamed_block() -> None:
     found = slot_bytes(["a", "a", "a", "b"], [3, 5, 9, 4], [True, True, False, False], 2)
     assert found == {"a": 10}
     assert slot_bytes(FLUX_KINDS, FLUX_SIZES, flux(0), 3) == {"double": 1020, "single": 426}
+
+
+@pytest.mark.parametrize("name", ["flux-dev", "sdxl", "tiny-flux", "tiny-sdxl"])
+@pytest.mark.parametrize("resident", [0, 1, 50, 1000])
+def test_a_component_can_stream_if_a_block_of_it_would(name: str, resident: int) -> None:
+    for component in shipped(name).components:
+        blocks = blocks_of(component, (), Quantization(), "bfloat16")
+        for slots in (2, 3, 4):
+            placement = StreamedBlocks(resident_blocks=resident, slots=slots)
+            assert can_stream(component, placement) is any(blocks.streamed(placement))
