@@ -12,6 +12,7 @@ from itertools import product
 from registry.environment import Environment
 from registry.inventory import ComponentInventory, ModelInventory
 from registry.plan import (
+    AttentionBackend,
     Compilation,
     ComponentPlan,
     GroupOffload,
@@ -104,28 +105,28 @@ class PlanMaker:
     def plans(
         self,
         keep: Callable[[ComponentPlan], bool] = lambda _: True,
+        among: Callable[[Sequence[AttentionBackend]], Sequence[AttentionBackend]] = tuple,
         *,
         kind: str | None = None,
         tiling: bool | None = None,
     ) -> Iterator[Plan]:
-        """All in a fixed order; or those with the denoiser choices that `keep` takes, of one kind
-        of placement, and with or without a tiled VAE."""
+        """All in a fixed order; or those with the denoiser choices that `keep` takes, the attention
+        backends that `among` leaves, of one kind of placement, with or without a tiled VAE."""
         vaes = [item for item in self._axes.vaes if item.tiling in either(tiling)]
+        backends = among(self._axes.backends)
         for placement in self._axes.placements if vaes else ():
             if kind in {None, placement.kind}:
-                yield from self._placed(placement, keep, vaes)
+                for own, others in self._placed(placement, keep):
+                    yield from self._pipelines(own, others, backends, vaes)
 
     def _placed(
-        self,
-        placement: Placement,
-        keep: Callable[[ComponentPlan], bool],
-        vaes: Sequence[VaeOptions],
-    ) -> Iterator[Plan]:
+        self, placement: Placement, keep: Callable[[ComponentPlan], bool]
+    ) -> Iterator[tuple[ComponentPlan, Components]]:
         for layout in self._layouts(placement):
             kept = [own for own in self._own(placement, layout) if keep(own)]
             for others in self._others(placement, layout) if kept else ():
                 for own in kept:
-                    yield from self._pipelines(own, others, vaes)
+                    yield own, others
 
     def _own(self, placement: Placement, layout: bool) -> Iterator[ComponentPlan]:
         """Every choice for the denoiser at this placement."""
@@ -146,13 +147,17 @@ class PlanMaker:
         return self._axes.fusions if own.placement.kind == "resident" and not is_mixed else (False,)
 
     def _pipelines(
-        self, own: ComponentPlan, others: Components, vaes: Sequence[VaeOptions]
+        self,
+        own: ComponentPlan,
+        others: Components,
+        backends: Sequence[AttentionBackend],
+        vaes: Sequence[VaeOptions],
     ) -> Iterator[Plan]:
         components = {**others, self._denoiser.name: own}
         process = self._process(own.compilation)
         text_tokens = _one_text_length(self._workload)
         fusions = self._fusions(own)
-        for backend, fuse, vae in product(self._axes.backends, fusions, vaes):
+        for backend, fuse, vae in product(backends, fusions, vaes):
             options = PipelineOptions(
                 dtype=self._axes.dtype,
                 components=components,

@@ -30,7 +30,7 @@ from tuner.corrections import Corrections, learn
 from tuner.footprint import Footprint, footprint
 from tuner.layers import LayerTable
 from tuner.memory_model import MemoryModel, MemoryNeed
-from tuner.rooflines import peaks_of
+from tuner.rooflines import attention_efficiency, peaks_of
 from tuner.speed_model import RequestTimes, SpeedModel
 
 __all__ = ["Breakdown", "Corrections", "CostModel", "learn", "smallest_budget"]
@@ -67,12 +67,13 @@ class CostModel:
         self.corrections = corrections or Corrections()
         self._blocks = blocks
         self._steps_by_blocks: dict[StepKey, tuple[ComponentPlan, float | None]] = {}
-        peaks = peaks_of(hardware, cpu_isa)
+        peaks = self._peaks = peaks_of(hardware, cpu_isa)
         self._is_cpu = hardware.device == "cpu"
         self._memory = MemoryModel(peaks, self.corrections.outside_bytes)
         self._speed = SpeedModel(peaks)
         self._plain = ComponentPlan()
         self._bare: dict[Dtype, PipelineOptions] = {}
+        self._least: dict[tuple[ComponentPlan, Dtype, Workload], tuple[int, int]] = {}
         self._profiles: dict[Shape, ShapeProfile] = {}
         # By identity, like `RuleBook`: plans share choices, and hashing one costs more. A footprint
         # keeps its choice, so that its identity cannot be given to another.
@@ -104,12 +105,36 @@ class CostModel:
         self, choice: ComponentPlan, dtype: Dtype, workload: Workload
     ) -> tuple[int, int]:
         """Device and host memory that every plan with this choice for the denoiser needs at the
-        least: those of the denoiser alone, to which whatever else a plan holds can only add."""
+        least: those of the denoiser alone and uncompiled, to which whatever else a plan holds can
+        only add."""
+        bare = ComponentPlan(quantization=choice.quantization, placement=choice.placement)
+        key = (bare, dtype, workload)
+        if key not in self._least:
+            self._least[key] = self._least_bytes(bare, dtype, workload)
+        return self._least[key]
+
+    def _least_bytes(
+        self, choice: ComponentPlan, dtype: Dtype, workload: Workload
+    ) -> tuple[int, int]:
         options = self._bare.setdefault(dtype, PipelineOptions(dtype=dtype, components={}))
         index = self.inventory.components.index(self.inventory.denoiser)
         alone = self._footprint(index, choice, dtype)
         profiles = [self._profile(shape) for shape in workload.shapes]
         return self._needed(choice, self._need(options, workload, [alone], profiles))
+
+    def leading_backends(
+        self, backends: Sequence[AttentionBackend]
+    ) -> tuple[AttentionBackend, ...]:
+        """Without those that are predicted to be no faster than one before them, whatever else a
+        plan holds. All of them where trials or timed blocks tell backends apart."""
+        if self.corrections.step or self._blocks is not None:
+            return tuple(backends)
+        shares = [attention_efficiency(backend, self._peaks) for backend in backends]
+        return tuple(
+            backend
+            for place, backend in enumerate(backends)
+            if shares[place] > max(shares[:place], default=0.0)
+        )
 
     def _needed(self, choice: ComponentPlan, memory: MemoryNeed) -> tuple[int, int]:
         """Device and host memory, corrected. A CPU's device memory is the host's."""

@@ -14,7 +14,7 @@ from itertools import product
 
 from registry.environment import Environment
 from registry.inventory import ModelInventory
-from registry.plan import AttentionBackend, ComponentPlan, Plan, Scheme, StreamedBlocks
+from registry.plan import AttentionBackend, ComponentPlan, Dtype, Plan, Scheme, StreamedBlocks
 from registry.record import Policy
 from tuner.candidate import Candidate, Offer
 from tuner.choices import ATTENTION_BACKENDS, SCHEMES, TEXT_SCHEMES, Restriction, default_dtype
@@ -125,14 +125,22 @@ class Offers:
         tiling: bool | None = None,
     ) -> Iterator[Plan]:
         """Most of a space needs no look at each plan: it is dropped by its denoiser alone."""
-        return maker.plans(lambda own: self._may_do(own, request), kind=kind, tiling=tiling)
+        return maker.plans(
+            lambda own: self._may_do(own, request),
+            self.cost_model.leading_backends,
+            kind=kind,
+            tiling=tiling,
+        )
 
     def _may_do(self, own: ComponentPlan, request: Request) -> bool:
-        """Whether a plan with this choice for its denoiser may break no rule and fit. One that
-        streams may leave host memory alone once it is filled up."""
+        """Whether a plan with this choice for its denoiser may fit and break no rule."""
         dtype = default_dtype(self.environment)
-        if self._book.of_component(self.inventory.denoiser.name, own, dtype):
+        if not self._may_fit(own, dtype, request):
             return False
+        return not self._book.of_component(self.inventory.denoiser.name, own, dtype)
+
+    def _may_fit(self, own: ComponentPlan, dtype: Dtype, request: Request) -> bool:
+        """One that streams may leave host memory alone once it is filled up."""
         vram_bytes, host_bytes = self.cost_model.least_bytes(own, dtype, request.workload)
         fits = isinstance(own.placement, StreamedBlocks) or host_bytes <= self._host_bytes(request)
         return fits and vram_bytes <= request.budget_bytes

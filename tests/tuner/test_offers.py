@@ -156,6 +156,29 @@ def test_pruning_loses_nothing(
     assert found == looked_at_one_by_one(shipped(name), environment, asked)
 
 
+@pytest.mark.parametrize(
+    ("name", "environment", "gigabytes"),
+    [
+        ("flux-dev", h200(), 40),
+        ("flux-dev", gpu(8, 6), 20),
+        ("flux-dev", cpu(), 60),
+        ("sdxl", gpu(8, 9), 12),
+    ],
+)
+def test_pruning_loses_nothing_down_to_the_byte(
+    name: str, environment: Environment, gigabytes: float
+) -> None:
+    """Each budget is just what the plan before needs, then a byte less."""
+    asked = request(gigabytes)
+    for _ in range(5):
+        found = Foresight(shipped(name), environment).best(asked).candidate
+        assert found is not None
+        asked = replace(asked, budget_bytes=found.estimate.peak_vram_bytes)
+        exact = Foresight(shipped(name), environment).best(asked).candidate
+        assert exact == found == looked_at_one_by_one(shipped(name), environment, asked)
+        asked = replace(asked, budget_bytes=asked.budget_bytes - 1)
+
+
 def test_an_offer_is_close_to_the_best_of_the_whole_space() -> None:
     model = CostModel(flux(), h200().hardware)
     for gigabytes in (80, 24):
