@@ -118,6 +118,11 @@ RESTRICTION = options.Parsed("AXIS=VALUES", parse_restriction)
     help="Neither learn from a baseline first nor compare with its picture.",
 )
 @click.option("--share", is_flag=True, help="Beside other processes on the device.")
+@click.option(
+    "--again-if-contaminated",
+    is_flag=True,
+    help="Run again what was measured beside foreign load; both lines stay, the clean one counts.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Print what would be run, and leave.")
 def command(**given: Any) -> int:
     """Record trials of a model's plans: see the top of this file and docs/benchmarks.md."""

@@ -65,6 +65,7 @@ class Asked:
     dominated: bool
     no_baseline: bool
     share: bool
+    again_if_contaminated: bool
     only_list: bool
 
 
@@ -230,7 +231,7 @@ class Recorder:
     def __init__(self, asked: Asked, place: Place) -> None:
         self._asked, self._place = asked, place
         self._file = TrialFile(asked.out)
-        self._known = self._file.keys()
+        self._known = self._file.keys(clean=asked.again_if_contaminated)
         self._run = secrets.token_hex(4)
         self._pace = Pace()
         self._counts = {"measured": 0, "failed": 0}

@@ -50,6 +50,7 @@ class Desk:
             "dominated": False,
             "no_baseline": False,
             "share": False,
+            "again_if_contaminated": False,
             "only_list": False,
         }
         return Asked(**given | changes)
