@@ -8,6 +8,7 @@ from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import Compilation
+from tuner.pipeline.gelu import without_tanh
 
 
 def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
@@ -18,6 +19,7 @@ def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
     if plan.scope == "none":
         return
     arguments = _arguments(plan)
+    without_tanh(module)
     if plan.scope == "whole":
         module.compile(**arguments)
         return
@@ -31,6 +33,7 @@ def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
 
 def compile_block(block: nn.Module, plan: Compilation) -> None:
     """One block alone, as a regional plan compiles each of its kind."""
+    without_tanh(block)
     block.compile(**_arguments(plan))
 
 
