@@ -100,9 +100,10 @@ class TrialDesk:
     def measure(
         self, rung: Rung, plan: Plan, estimate: Estimate, limit_s: float | None
     ) -> Finished:
-        """A candidate at the denoiser or pipeline rung, held against the reference."""
+        """A candidate at the denoiser or pipeline rung, held against the reference where there is
+        one: without any its quality stays unknown, and so it can never be published."""
         job = self._job(plan, rung, self.folder / "compile", self._repeats(estimate))
-        update = {"reference_in": str(self.reference_dir)}
+        update = {"reference_in": str(self.reference_dir)} if self.has_reference else {}
         if rung == "pipeline" and compiles(plan):
             self.artifact_path(plan).parent.mkdir(parents=True, exist_ok=True)
             update["artifact_out"] = str(self.artifact_path(plan))
