@@ -69,18 +69,27 @@ def channels_last(plan: Plan) -> Part:
     return Part(tuple(f"{component(name)}.{method}" for name in chosen))
 
 
-def compilation(plan: Plan) -> Part:
-    """torch.compile, in place. Nothing is traced before the first call."""
+def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
+    """torch.compile, in place, of what the engine prepares for it. Nothing is traced before the
+    first call. `fuses_norm_rope`: on a GPU, for FLUX's attention."""
     plans = {name: item.compilation for name, item in plan.pipeline.components.items()}
     compiled = {name: item for name, item in plans.items() if item.scope != "none"}
     if not compiled:
         return Part()
+    parts = [module_of(_engine("gelu.py"))]
+    if fuses_norm_rope:
+        parts += [module_of(_engine(f"norm_rope{end}.py")) for end in ("_kernel", "")]
+    prepare = ("without_tanh({})", *(("fuse_norm_rope({}, norm_rope)",) * fuses_norm_rope))
     lines = (
         line
         for name, item in compiled.items()
-        for line in (f"without_tanh({component(name)})", _compile(name, item))
+        for line in (*(one.format(component(name)) for one in prepare), _compile(name, item))
     )
-    return replace(module_of(_engine("gelu.py")), lines=tuple(lines))
+    return Part(
+        tuple(lines),
+        imports=tuple(item for part in parts for item in part.imports),
+        definitions=tuple(item for part in parts for item in part.definitions),
+    )
 
 
 def _engine(file: str) -> str:

@@ -142,7 +142,7 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
     for name, module in modules.items():
-        compile_component(name, module, options.component(name).compilation)
+        compile_component(name, module, options.component(name).compilation, device)
     if options.vae.tiling:
         pipe.vae.enable_tiling()
     if options.vae.slicing:

@@ -138,7 +138,8 @@ def attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """As diffusers calls a backend: (batch, tokens, heads, width) in, the same out. Raises
+    """As diffusers calls a backend: (batch, tokens, heads, width) in, the same out, in the values'
+    type; queries and keys may be float8 already. Raises
     ValueError for a mask, dropout or causal attention, which this does not offer."""
     if attn_mask is not None or dropout_p or is_causal:
         raise ValueError("cudnn_fp8 attention takes no mask, no dropout and no causal order")
@@ -150,10 +151,13 @@ def attention(
         value_scale.reshape(1),
         query.shape[-1] ** -0.5 if scale is None else scale,
     )
-    return (result.float() * value_scale).to(query.dtype)
+    return (result.float() * value_scale).to(value.dtype)
 
 
 def _float8(tensor: torch.Tensor) -> torch.Tensor:
+    """What is float8 already, by whoever computed it, is left."""
+    if tensor.dtype == FLOAT8:
+        return tensor
     return tensor.clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 

@@ -69,8 +69,8 @@ def test_a_scale_of_its_own() -> None:
     ids=["mask", "dropout", "causal"],
 )
 def test_what_it_does_not_offer_is_refused(words: dict[str, Any]) -> None:
+    query, key, value = inputs()
     with pytest.raises(ValueError, match="no mask, no dropout and no causal order"):
-        query, key, value = inputs()
         attention(query, key, value, **words)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from registry.plan import Compilation
-from tests.tuner.pipeline.tiny import FLUX, load
+from tests.tuner.pipeline.tiny import CPU, FLUX, load
 from tuner.pipeline.compile import compile_block, compile_component
 from tuner.pipeline.gelu import ProjectedSigmoidGELU, SigmoidGELU, gelu, without_tanh
 
@@ -59,12 +59,12 @@ def test_only_the_tanh_form_is_changed() -> None:
 
 def test_what_is_compiled_has_no_tanh_left_and_what_is_eager_keeps_it() -> None:
     model = load(FLUX).transformer
-    compile_component("transformer", model, Compilation())
+    compile_component("transformer", model, Compilation(), CPU)
     assert _tanh_forms(model) > 0
     block = model.transformer_blocks[0]
-    compile_block(block, Compilation(scope="regional"))
+    compile_block(block, Compilation(scope="regional"), CPU)
     assert _tanh_forms(block) == 0
-    compile_component("transformer", model, Compilation(scope="whole"))
+    compile_component("transformer", model, Compilation(scope="whole"), CPU)
     assert _tanh_forms(model) == 0
 
 

@@ -108,3 +108,25 @@ def _captured(call: Callable[[], torch.Tensor]) -> torch.Tensor:
     graph.replay()
     torch.cuda.synchronize()
     return found.clone()
+
+
+@float8
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("texts", [0, 77])
+def test_norm_and_rotary_embedding_round_as_diffusers_does(texts: int, dtype: torch.dtype) -> None:
+    from tests.tuner.pipeline.test_norm_rope import reference
+    from tuner.pipeline.norm_rope_kernel import norm_rope
+
+    heads, width = 20, 64
+    joint = numbers(2, 1000, 3 * heads * width).to(dtype)
+    source = joint[..., : heads * width]
+    text = numbers(2, texts, heads * width).to(dtype) if texts else None
+    weights = [1 + 0.3 * numbers(width).to(dtype), 1 - 0.3 * numbers(width).to(dtype)]
+    angles = torch.linspace(0, 50, (texts + 1000) * width // 2, device="cuda").reshape(-1, 32)
+    cos, sin = (item.repeat_interleave(2, 1) for item in (angles.cos(), angles.sin()))
+    given = (source, weights[0], text, weights[1] if texts else None, cos, sin, 1e-6)
+    wanted = reference(*given, False)
+    for call in (norm_rope, torch.compile(norm_rope, fullgraph=True)):
+        found = call(*given, False)
+        assert sqnr_db(wanted.float(), found.float()) > 45.0
+        assert torch.equal(found.to(torch.float8_e4m3fn).float(), call(*given, True).float())
