@@ -35,6 +35,7 @@ LayerScheme = Literal[
     "float8_weight_only",
     "float8_dynamic_tensor",
     "float8_dynamic_row",
+    "float8_static_tensor",
 ]
 Scheme = Literal[LayerScheme, "mixed"]
 """Of a component: one scheme for all its layers, or "mixed", where each layer has its own."""
@@ -49,6 +50,7 @@ AttentionBackend = Literal[
     "_flash_3",
     "sage",
     "xformers",
+    "cudnn_fp8",
 ]
 CompileScope = Literal["none", "regional", "whole"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]

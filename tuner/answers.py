@@ -119,6 +119,7 @@ class PlanAnswer:
             inventory=self.inventory,
             shape=self.workload.shapes[0],
             steps=None if measured is None else measured.shapes[0].steps,
+            device=self.environment.hardware.device,
         )
 
     def to_json(self) -> dict[str, Any]:

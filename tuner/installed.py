@@ -15,6 +15,7 @@ ATTENTION_PACKAGES = (
     "flash-attn-4",
     "sageattention",
     "xformers",
+    "nvidia-cudnn-frontend",
 )
 TRITON_PACKAGES = ("triton", "pytorch-triton", "triton-windows")
 

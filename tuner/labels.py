@@ -24,6 +24,7 @@ SCHEME_LABELS: dict[Scheme, str] = {
     "float8_weight_only": "fp8-wo",
     "float8_dynamic_tensor": "fp8-tensor",
     "float8_dynamic_row": "fp8-row",
+    "float8_static_tensor": "fp8-static",
     "mixed": "mixed",
 }
 DTYPE_LABELS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

@@ -14,6 +14,10 @@ from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
 from registry.plan import Dtype, LayerScheme, Quantization
 
 DTYPE_BYTES: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+FLOAT8_PRODUCTS: frozenset[LayerScheme] = frozenset(
+    {"float8_dynamic_tensor", "float8_dynamic_row", "float8_static_tensor"}
+)
+"""Schemes whose matrix products are computed in float8."""
 FLOAT8_MULTIPLE = 16
 """torchao's fp8 matmul takes N and K in multiples of 16, and leaves other layers as they are."""
 ACTIVATION_FLOOR = 1e-12
@@ -50,7 +54,7 @@ def is_quantized(layer: LinearLayer, quantization: Quantization) -> bool:
 
 def takes_shape(scheme: LayerScheme, rows: int, columns: int) -> bool:
     """Whether torchao's kernels take a weight of this shape under a scheme; the engine asks too."""
-    if not scheme.startswith("float8_dynamic"):
+    if scheme not in FLOAT8_PRODUCTS:
         return True
     if rows % FLOAT8_MULTIPLE or columns % FLOAT8_MULTIPLE:
         return False
@@ -108,6 +112,8 @@ def quantized_layer_bytes(layer: LinearLayer, scheme: LayerScheme) -> int:
         return layer.weight_elements + INT8_ROW_BYTES * layer.out_features
     if scheme == "float8_dynamic_tensor":
         return layer.weight_elements + SCALE_BYTES
+    if scheme == "float8_static_tensor":
+        return layer.weight_elements + 2 * SCALE_BYTES
     return layer.weight_elements + SCALE_BYTES * layer.out_features
 
 

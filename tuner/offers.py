@@ -29,10 +29,10 @@ from tuner.space import LOSSY_ATTENTION, survey
 UNMEASURED: Mapping[Policy, frozenset[Scheme]] = {
     "strict": frozenset({"none"}),
     "balanced": frozenset({"none", "float8_dynamic_row", "float8_weight_only", "int8_weight_only"}),
-    "fast": frozenset({*SCHEMES, *TEXT_SCHEMES}),
+    "fast": frozenset({*SCHEMES, *TEXT_SCHEMES}) - {"float8_static_tensor"},
 }
 """Schemes whose one-step error is known to be well within the policy's (`tuner.gate`); for a
-strict one no quantization's is."""
+strict one no quantization's is. A scale that is not made for its input may clip it, on any."""
 NOTES: Mapping[Policy, str] = {
     "strict": "policy strict: of plans that nobody measured, only unquantized ones are given out",
     "balanced": "policy balanced: of plans that nobody measured, only those quantized by weight or "
@@ -169,7 +169,6 @@ class Offers:
 def _allowed(policy: Policy) -> Restriction:
     """All that the policy lets go unmeasured."""
     schemes = UNMEASURED[policy]
-    if policy == "fast":
-        return Restriction()
     lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
-    return Restriction(schemes=schemes, text_schemes=schemes, attention_backends=lossless)
+    backends = None if policy == "fast" else lossless
+    return Restriction(schemes=schemes, text_schemes=schemes, attention_backends=backends)

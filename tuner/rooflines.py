@@ -131,6 +131,7 @@ LINEAR_EFFICIENCY: dict[LayerScheme, float] = {
     "float8_weight_only": 0.74,
     "float8_dynamic_tensor": 0.63,
     "float8_dynamic_row": 0.63,
+    "float8_static_tensor": 0.63,
     "int8_dynamic": 0.48,
 }
 """Of the peak at the boost clock. bfloat16 and float8 from the measured ceilings (790 and 1,350 of
@@ -142,6 +143,7 @@ ATTENTION_EFFICIENCY: dict[AttentionBackend, dict[int, float]] = {
     "default": {8: 0.60, 9: 0.30, 10: 0.25, 12: 0.60},
     "_native_flash": {8: 0.60, 9: 0.30, 10: 0.20, 12: 0.60},
     "_native_cudnn": {8: 0.60, 9: 0.47, 10: 0.45, 12: 0.60},
+    "cudnn_fp8": {9: 0.72},
     "_native_efficient": {7: 0.35, 8: 0.40, 9: 0.20, 10: 0.12, 12: 0.45},
     "_native_math": {},
     "flash": {8: 0.60, 9: 0.30, 10: 0.20, 12: 0.60},
@@ -151,7 +153,8 @@ ATTENTION_EFFICIENCY: dict[AttentionBackend, dict[int, float]] = {
     "xformers": {7: 0.35, 8: 0.55, 9: 0.28, 10: 0.18, 12: 0.55},
 }
 """Of the bfloat16 peak, by major capability. Measured on 9.0: cuDNN 506 TFLOP/s inside the model,
-flash 320 (17.3 ms more than cuDNN for 14.9 TFLOP); the rest is between published figures."""
+flash 320 (17.3 ms more than cuDNN for 14.9 TFLOP), cuDNN in float8 840 without the casts around it;
+the rest is between published figures."""
 UNKNOWN_ATTENTION_EFFICIENCY = 0.3
 MATH_ATTENTION_EFFICIENCY = 0.04
 

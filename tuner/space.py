@@ -29,7 +29,7 @@ PEAK_TOLERANCE = 1.05
 DOMINANCE_MARGIN = 1.5
 """Times are off by up to a third either way before trials; a plan predicted this much slower than
 another, no smaller and no closer to the original, cannot win."""
-LOSSY_ATTENTION: frozenset[AttentionBackend] = frozenset({"sage"})
+LOSSY_ATTENTION: frozenset[AttentionBackend] = frozenset({"sage", "cudnn_fp8"})
 
 __all__ = [
     "SPACE_VERSION",

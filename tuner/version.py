@@ -4,5 +4,5 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-APPLY_ENGINE = 1
+APPLY_ENGINE = 2
 """Raised whenever applying one plan would give another pipeline than before."""

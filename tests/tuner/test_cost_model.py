@@ -47,6 +47,14 @@ BLOCK = GroupOffload(granularity="block", stream=True)
 LEAF_NO_STREAM = GroupOffload(granularity="leaf", stream=False)
 
 MEASURED_STEP_MS: dict[str, tuple[Plan, float]] = {
+    "static": (
+        plan("float8_static_tensor", light=True, compilation=REGIONAL, backend=CUDNN),
+        90.9,
+    ),
+    "static, float8 attention": (
+        plan("float8_static_tensor", light=True, compilation=REGIONAL, backend="cudnn_fp8"),
+        84.1,
+    ),
     "light": (plan("float8_dynamic_row", light=True, compilation=REGIONAL, backend=CUDNN), 101.0),
     "row": (plan("float8_dynamic_row", compilation=REGIONAL, backend=CUDNN), 106.4),
     "tensor": (plan("float8_dynamic_tensor", compilation=REGIONAL, backend=CUDNN), 110.2),
@@ -92,7 +100,17 @@ def test_step_times_are_near_the_measured_ones(name: str) -> None:
 
 
 def test_plans_rank_as_they_were_measured() -> None:
-    names = ["light", "row", "tensor", "row flash", "compiled", "eager", "leaf stream"]
+    names = [
+        "static, float8 attention",
+        "static",
+        "light",
+        "row",
+        "tensor",
+        "row flash",
+        "compiled",
+        "eager",
+        "leaf stream",
+    ]
     predicted = [estimate(MEASURED_STEP_MS[name][0]).step_ms for name in names]
     assert predicted == sorted(predicted)
     assert len(set(predicted)) == len(predicted)

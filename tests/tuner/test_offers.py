@@ -92,7 +92,7 @@ def looked_at_one_by_one(
         plain_compilation=True,
     )
     if asked.policy == "fast":
-        whole = Restriction()
+        whole = Restriction(schemes, schemes)
     else:
         lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
         whole = Restriction(schemes, schemes, lossless)
@@ -180,9 +180,9 @@ def test_pruning_loses_nothing_down_to_the_byte(
 
 
 def test_an_offer_is_close_to_the_best_of_the_whole_space() -> None:
-    model = CostModel(flux(), h200().hardware)
+    model, allowed = CostModel(flux(), h200().hardware), Restriction(schemes=UNMEASURED["fast"])
     for gigabytes in (80, 24):
-        every = survey(flux(), h200(), ONE_PICTURE, gigabytes * GB, None, model)
+        every = survey(flux(), h200(), ONE_PICTURE, gigabytes * GB, None, model, allowed)
         found = offered(gigabytes, policy="fast")
         assert found.estimate.latency_s <= 1.05 * every.kept[0].estimate.latency_s
 

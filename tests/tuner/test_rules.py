@@ -94,6 +94,7 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
     "attention-backend-dtype": (plan(backend="_native_cudnn", dtype="float32"), h200(), None),
     "attention-backend-package": (plan(backend="sage"), h200(), None),
     "attention-flash-3-hopper": (plan(backend="_flash_3"), gpu(8, 9), None),
+    "attention-cudnn-fp8-hopper": (plan(backend="cudnn_fp8"), gpu(10, 0), None),
     "attention-math": (plan(backend="_native_math"), h200(), None),
     "attention-efficient": (plan(backend="_native_efficient"), h200(), None),
     "attention-flash-on-cpu": (plan(backend="_native_flash"), cpu(), None),

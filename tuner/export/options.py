@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from importlib.resources import files
 
 from registry.errors import InvalidPlan
 from registry.inventory import ModelInventory
 from registry.plan import Compilation, Plan, ProcessOptions
-from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal
+from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, module_of
 
 DENOISER_NAME = re.compile(r"(transformer|unet)(_\d+)?")
 DEFAULTS = ProcessOptions()
@@ -52,6 +54,10 @@ def attention(plan: Plan, inventory: ModelInventory | None) -> Part:
     backend = plan.pipeline.attention_backend
     if backend == "default":
         return Part()
+    if backend == "cudnn_fp8":
+        own = module_of(_engine("cudnn_fp8.py"))
+        lines = (f"set_float8_attention({component(name)})" for name in denoisers(plan, inventory))
+        return replace(own, lines=tuple(lines))
     method = f"set_attention_backend({literal(backend)})"
     return Part(tuple(f"{component(name)}.{method}" for name in denoisers(plan, inventory)))
 
@@ -63,11 +69,31 @@ def channels_last(plan: Plan) -> Part:
     return Part(tuple(f"{component(name)}.{method}" for name in chosen))
 
 
-def compilation(plan: Plan) -> Part:
-    """torch.compile, in place. Nothing is traced before the first call."""
+def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
+    """torch.compile, in place, of what the engine prepares for it. Nothing is traced before the
+    first call. `fuses_norm_rope`: on a GPU, for FLUX's attention."""
     plans = {name: item.compilation for name, item in plan.pipeline.components.items()}
     compiled = {name: item for name, item in plans.items() if item.scope != "none"}
-    return Part(tuple(_compile(name, item) for name, item in compiled.items()))
+    if not compiled:
+        return Part()
+    parts = [module_of(_engine("gelu.py"))]
+    if fuses_norm_rope:
+        parts += [module_of(_engine(f"norm_rope{end}.py")) for end in ("_kernel", "")]
+    prepare = ("without_tanh({})", *(("fuse_norm_rope({}, norm_rope)",) * fuses_norm_rope))
+    lines = (
+        line
+        for name, item in compiled.items()
+        for line in (*(one.format(component(name)) for one in prepare), _compile(name, item))
+    )
+    return Part(
+        tuple(lines),
+        imports=tuple(item for part in parts for item in part.imports),
+        definitions=tuple(item for part in parts for item in part.definitions),
+    )
+
+
+def _engine(file: str) -> str:
+    return (files("tuner") / "pipeline" / file).read_text(encoding="utf-8")
 
 
 def _compile(name: str, plan: Compilation) -> str:

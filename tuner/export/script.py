@@ -6,6 +6,7 @@ graphs are equal. Text in, text out: nothing of torch is imported here.
 
 from __future__ import annotations
 
+from registry.environment import DeviceKind
 from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.workload import Shape
@@ -28,6 +29,7 @@ def diffusers_script(
     inventory: ModelInventory | None,
     shape: Shape,
     prompt: str = DEFAULT_PROMPT,
+    device: DeviceKind = "cuda",
     steps: int | None = None,
 ) -> str:
     """A runnable script that makes one request of `shape` under `plan`, with no import of ours.
@@ -49,7 +51,7 @@ def diffusers_script(
         attention(plan, inventory),
         channels_last(plan),
         placement(plan, inventory),
-        compilation(plan),
+        compilation(plan, fuses_norm_rope=device == "cuda" and "Flux" in pipeline_class),
         vae(plan),
         request(plan, shape, prompt, steps),
         save(shape, argument=2 if takes_folder(model) else 1),

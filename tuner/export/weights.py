@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 from registry.inventory import ModelInventory
 from registry.plan import ComponentPlan, LayerScheme, Plan, Quantization
 from tuner.export.options import denoisers
-from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, strings
-from tuner.layers import ACTIVATION_FLOOR, TAKEN_FOR_BLOCK_SCALED
+from tuner.export.source import (
+    ARGUMENT_ROOM,
+    Part,
+    call,
+    component,
+    enclosed,
+    literal,
+    module_of,
+    strings,
+)
+from tuner.layers import ACTIVATION_FLOOR, FLOAT8_PRODUCTS, TAKEN_FOR_BLOCK_SCALED
 
 CONFIGS: dict[LayerScheme, tuple[str, str | None]] = {
     "int8_weight_only": ("Int8WeightOnlyConfig", None),
@@ -16,6 +27,8 @@ CONFIGS: dict[LayerScheme, tuple[str, str | None]] = {
     "float8_dynamic_row": ("Float8DynamicActivationFloat8WeightConfig", "PerRow"),
 }
 """torchao's config of each scheme, and its granularity."""
+OWN_CONFIG = "StaticFloat8Config"
+"""Of `float8_static_tensor`, whose class and tensor the script brings along."""
 
 FUSED = """\
 FUSED = {
@@ -87,16 +100,24 @@ def quantized(plan: Plan) -> Part:
     if not chosen:
         return Part()
     schemes = {scheme for item in chosen.values() for scheme in item.quantization.schemes}
-    used = sorted({name for scheme in schemes for name in CONFIGS[scheme] if name})
+    used = sorted({name for scheme in schemes for name in CONFIGS.get(scheme, ()) if name})
+    own = _static_float8() if "float8_static_tensor" in schemes else Part()
     imports = (
         ("fnmatch", "fnmatchcase"),
         ("torch", "nn"),
         *(("torchao.quantization", name) for name in ("quantize_", *used)),
+        *own.imports,
     )
     lines = (REASON, *(_quantize(name, item) for name, item in chosen.items()))
     mixed = {item.quantization.scheme == "mixed" for item in chosen.values()}
     ways = {False: QUANTIZE, True: QUANTIZE_EACH}
-    return Part(lines, imports=imports, definitions=tuple(ways[item] for item in sorted(mixed)))
+    definitions = (*own.definitions, *(ways[item] for item in sorted(mixed)))
+    return Part(lines, imports=imports, definitions=definitions)
+
+
+def _static_float8() -> Part:
+    file = files("tuner") / "pipeline" / "static_float8.py"
+    return module_of(file.read_text(encoding="utf-8"))
 
 
 def _quantize(name: str, plan: ComponentPlan) -> str:
@@ -119,7 +140,7 @@ def _patterns(plan: Quantization) -> str:
 
 
 def _row(pattern: str, scheme: LayerScheme) -> tuple[str, ...]:
-    multiple = "16" if scheme.startswith("float8_dynamic") else "1"
+    multiple = "16" if scheme in FLOAT8_PRODUCTS else "1"
     return literal(pattern), _config(scheme), multiple, *_left_alone(scheme)
 
 
@@ -134,7 +155,7 @@ def _layers(plan: Quantization) -> dict[str, str]:
         keywords["skip"] = strings(plan.skip, room=ARGUMENT_ROOM)
     if plan.min_features > 1:
         keywords["min_features"] = literal(plan.min_features)
-    if plan.scheme.startswith("float8_dynamic"):
+    if plan.scheme in FLOAT8_PRODUCTS:
         keywords["multiple_of"] = "16"
     if plan.scheme == "float8_dynamic_tensor":
         keywords["left_alone"] = f"[{TAKEN_FOR_BLOCK_SCALED}]"
@@ -142,6 +163,8 @@ def _layers(plan: Quantization) -> dict[str, str]:
 
 
 def _config(scheme: LayerScheme) -> str:
+    if scheme == "float8_static_tensor":
+        return f"{OWN_CONFIG}()"
     class_name, granularity = CONFIGS[scheme]
     keywords = {"granularity": f"{granularity}()"} if granularity else {}
     if scheme.startswith("float8_dynamic"):

@@ -1,7 +1,8 @@
 """A plan becomes a pipeline. The same code runs when a plan is measured and when an app uses it.
 
-Order (engine version 1): fuse QKV; give each layer its weights, quantized, in turn; attention
-backend; memory format; placement; compilation; VAE options; text padding.
+Order (engine version 2): fuse QKV; give each layer its weights, quantized, in turn; attention
+backend; memory format; placement; compilation, for which GELUs lose their tanh; VAE options; text
+padding.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
     for name, module in modules.items():
-        compile_component(name, module, options.component(name).compilation)
+        compile_component(name, module, options.component(name).compilation, device)
     if options.vae.tiling:
         pipe.vae.enable_tiling()
     if options.vae.slicing:

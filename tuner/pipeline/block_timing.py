@@ -39,7 +39,7 @@ def block_contestant(
     if target.key.attention_backend != "default":
         set_attention(variant, target.key.attention_backend)
     if target.key.context == "compiled":
-        compile_block(variant, AS_PLANS_DO)
+        compile_block(variant, AS_PLANS_DO, watch.device)
     return Contestant(target.key, _call(variant, arguments), watch)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import Compilation
+from tuner.pipeline.gelu import without_tanh
 
 
-def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
+def compile_component(
+    name: str, module: nn.Module, plan: Compilation, device: torch.device
+) -> None:
     """Compile in place, so that names and hooks stay. Nothing is traced before the first call.
 
     Raises InvalidPlan where the component has no repeated blocks to compile.
@@ -18,6 +22,7 @@ def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
     if plan.scope == "none":
         return
     arguments = _arguments(plan)
+    _prepare(module, device)
     if plan.scope == "whole":
         module.compile(**arguments)
         return
@@ -29,9 +34,20 @@ def compile_component(name: str, module: nn.Module, plan: Compilation) -> None:
     module.compile_repeated_blocks(**arguments)  # type: ignore[operator]
 
 
-def compile_block(block: nn.Module, plan: Compilation) -> None:
+def compile_block(block: nn.Module, plan: Compilation, device: torch.device) -> None:
     """One block alone, as a regional plan compiles each of its kind."""
+    _prepare(block, device)
     block.compile(**_arguments(plan))
+
+
+def _prepare(module: nn.Module, device: torch.device) -> None:
+    """What compiled code is better made of than what it would be traced from."""
+    without_tanh(module)
+    if device.type == "cuda":
+        from tuner.pipeline.norm_rope import fuse_norm_rope
+        from tuner.pipeline.norm_rope_kernel import norm_rope
+
+        fuse_norm_rope(module, norm_rope)
 
 
 def _arguments(plan: Compilation) -> dict[str, Any]:

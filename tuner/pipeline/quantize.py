@@ -42,6 +42,10 @@ def scheme_config(scheme: LayerScheme) -> Any:
             activation_value_lb=ACTIVATION_FLOOR,
             set_inductor_config=False,
         )
+    if scheme == "float8_static_tensor":
+        from tuner.pipeline.static_float8 import StaticFloat8Config
+
+        return StaticFloat8Config()
     raise InvalidPlan(f"scheme {scheme!r} quantizes nothing")
 
 
@@ -57,9 +61,9 @@ def scheme_of(name: str, layer: nn.Linear, plan: Quantization) -> LayerScheme:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a layer's weight is already a torchao tensor."""
+    """Whether a layer's weight is already a torchao tensor, or one of ours made of its parts."""
     weight = module._parameters.get("weight")
-    return weight is not None and type(weight.data).__module__.startswith("torchao.")
+    return weight is not None and type(weight.data).__module__.startswith(("torchao.", "tuner."))
 
 
 def quantize_layer(name: str, layer: nn.Linear, scheme: LayerScheme) -> None:

@@ -23,6 +23,7 @@ class Stopwatch:
     """On one device. Calls must leave their results on it."""
 
     def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._clock = DeviceClock(device)
 
     def calls_in_burst(self, call: Call) -> int:

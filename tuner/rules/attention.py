@@ -8,11 +8,11 @@ from tuner.rules.base import PlanSubject, Rule, below, is_cuda, is_within
 CUDA_ONLY: frozenset[AttentionBackend] = frozenset(
     {
         *("_native_cudnn", "_native_efficient", "flash", "flash_varlen"),
-        *("_flash_3", "sage", "xformers"),
+        *("_flash_3", "sage", "xformers", "cudnn_fp8"),
     }
 )
 SIXTEEN_BIT_ONLY: frozenset[AttentionBackend] = frozenset(
-    {"_native_cudnn", "_native_flash", "flash", "flash_varlen", "_flash_3", "sage"}
+    {"_native_cudnn", "_native_flash", "flash", "flash_varlen", "_flash_3", "sage", "cudnn_fp8"}
 )
 PACKAGES: dict[AttentionBackend, tuple[str, str]] = {
     "flash": ("flash-attn", ">=2.6.3"),
@@ -20,6 +20,7 @@ PACKAGES: dict[AttentionBackend, tuple[str, str]] = {
     "_flash_3": ("flash-attn-3", ">=3.0.0b1"),
     "sage": ("sageattention", ">=2.1.1"),
     "xformers": ("xformers", ">=0.0.29"),
+    "cudnn_fp8": ("nvidia-cudnn-frontend", ">=1.15"),
 }
 FUSED_KERNEL_CAPABILITY = (8, 0)
 HOPPER = 9
@@ -65,6 +66,11 @@ def _lacks_package(subject: PlanSubject) -> bool:
 def _is_flash_3_off_hopper(subject: PlanSubject) -> bool:
     own = subject.environment.hardware.compute_capability
     return _backend(subject) == "_flash_3" and own is not None and own[0] != HOPPER
+
+
+def _is_float8_off_hopper(subject: PlanSubject) -> bool:
+    own = subject.environment.hardware.compute_capability
+    return _backend(subject) == "cudnn_fp8" and own is not None and own[0] != HOPPER
 
 
 def _stores_all_scores(subject: PlanSubject) -> bool:
@@ -117,7 +123,7 @@ RULES: tuple[Rule[PlanSubject], ...] = (
         "attention-backend-package",
         "impossible",
         "this attention backend's package is not installed, or too old (flash-attn 2.6.3, "
-        "flash-attn-3, sageattention 2.1.1, xformers 0.0.29)",
+        "flash-attn-3, sageattention 2.1.1, xformers 0.0.29, nvidia-cudnn-frontend 1.15)",
         "diffusers models/attention_dispatch.py; tests/tuner/test_rules.py",
         _lacks_package,
     ),
@@ -127,6 +133,15 @@ RULES: tuple[Rule[PlanSubject], ...] = (
         "FlashAttention 3 is written for Hopper GPUs (compute capability 9.0)",
         "github.com/Dao-AILab/flash-attention",
         _is_flash_3_off_hopper,
+    ),
+    Rule(
+        "attention-cudnn-fp8-hopper",
+        "impossible",
+        "cuDNN's float8 attention is known to run here on Hopper GPUs (compute capability 9.0): "
+        "older ones have none, and on newer ones it takes another output type",
+        "github.com/NVIDIA/cudnn-frontend docs/operations/Attention.md; "
+        "tests/tuner/pipeline/test_gpu_float8.py",
+        _is_float8_off_hopper,
     ),
     Rule(
         "attention-math",

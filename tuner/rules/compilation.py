@@ -8,7 +8,12 @@ from tuner.rules.base import ComponentSubject, Rule, below, is_cuda
 GRAPH_MODES: frozenset[CompileMode] = frozenset({"reduce-overhead", "max-autotune"})
 """Modes in which Inductor captures CUDA graphs."""
 TRITON_CAPABILITY = (7, 0)
-TRITON_OPTIONS = frozenset({"coordinate_descent_tuning", "coordinate_descent_check_all_directions"})
+TRITON_OPTIONS = frozenset(
+    {
+        *("coordinate_descent_tuning", "coordinate_descent_check_all_directions"),
+        "max_autotune_pointwise",
+    }
+)
 
 
 def _has_no_blocks(subject: ComponentSubject) -> bool:
@@ -108,8 +113,8 @@ RULES: tuple[Rule[ComponentSubject], ...] = (
     Rule(
         "compile-tuning-cpu",
         "useless",
-        "coordinate descent tunes Triton kernels, and a CPU has none: it runs as if unset",
-        "torch/_inductor/runtime/coordinate_descent_tuner.py",
+        "this option tunes Triton kernels, and a CPU has none: it runs as if unset",
+        "torch/_inductor/runtime/triton_heuristics.py, coordinate_descent_tuner.py",
         _tunes_triton_on_cpu,
     ),
     Rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuner.layers import few_row_layers
+from tuner.layers import FLOAT8_PRODUCTS, few_row_layers
 from tuner.rules.base import ComponentSubject, Rule, below, is_cuda
 
 FLOAT8_CAPABILITY = (8, 9)
@@ -19,7 +19,7 @@ def _lacks_torchao(subject: ComponentSubject) -> bool:
 
 
 def _lacks_float8_compute(subject: ComponentSubject) -> bool:
-    if not any(scheme.startswith("float8_dynamic") for scheme in subject.schemes):
+    if not FLOAT8_PRODUCTS & subject.schemes:
         return False
     return not is_cuda(subject.environment) or below(subject.environment, FLOAT8_CAPABILITY)
 

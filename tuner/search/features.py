@@ -19,7 +19,8 @@ there a regional trial took 20 s, one with Inductor's search was not done after 
 
 
 EAGER_ROUNDING = "emulate_precision_casts"
-"""The Inductor option that searches for nothing and costs no time."""
+QUICK_OPTIONS = frozenset({EAGER_ROUNDING, "max_autotune_pointwise"})
+"""Inductor options that cost a trial no time to speak of."""
 
 DETAILS = frozenset(
     {"skip", "min_features", "layers", "fullgraph", "dynamic", "granularity", "stream"}
@@ -112,7 +113,7 @@ def _compile_cost(component: ComponentPlan) -> float:
     autotune = autotune or compilation.inductor_options.get("max_autotune_gemm") is True
     if autotune:
         return COMPILE_COST[compilation.scope] * AUTOTUNE_COST
-    searches = bool(compilation.inductor_options.keys() - {EAGER_ROUNDING})
+    searches = bool(compilation.inductor_options.keys() - QUICK_OPTIONS)
     return COMPILE_COST[compilation.scope] * (OPTIONS_COST if searches else 1.0)
 
 

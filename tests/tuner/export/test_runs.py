@@ -66,6 +66,7 @@ class Tiny:
             shape=SHAPE,
             prompt=PROMPT,
             steps=2,
+            device="cuda" if torch.cuda.is_available() else "cpu",
         )
 
     def applied(self, plan: Plan) -> Made:
@@ -223,6 +224,14 @@ ON_A_GPU = {
         },
         attention_backend="_native_cudnn",
         fuse_qkv=True,
+    ),
+    "float8 at scale one, compiled": plan_of(
+        components={
+            "transformer": ComponentPlan(
+                quantization=Quantization(scheme="float8_static_tensor", skip=FLOAT8.skip),
+                compilation=Compilation(scope="regional", fullgraph=True),
+            ),
+        },
     ),
 }
 

@@ -277,6 +277,7 @@ def test_exported_as_a_script(bench: Bench, measured: Run) -> None:
         shape=SHAPE,
         prompt=PROMPT,
         steps=STEPS,
+        device="cpu",
     )
     assert "tuner" not in script.partition('"""\n')[2].replace("tuning", "")
     path, image = bench.scratch / "script.py", bench.scratch / "exported.png"
