@@ -44,15 +44,18 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class TunerSearch:
-    """The project's own, asked and told as a study does it."""
+    """The project's own, asked and told as a study does it. `spent_s` of its time was gone before
+    its first trial."""
 
     name: str = "tuner"
+    spent_s: float = 0.0
     parts: Parts = WHOLE
     candidates: Callable[[Landscape], Sequence[Candidate]] = lambda item: item.candidates
     machine: Callable[[Landscape, int], Machine] = Machine
 
     def run(self, landscape: Landscape, seed: int, limit_s: float | None) -> Result:
         machine = self.machine(landscape, seed)
+        machine.elapsed_s += self.spent_s
         search = self._search(landscape, seed)
         search.tell(machine.baseline())
         told: list[Trial] = []

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from benchmarks import sampling
+from benchmarks.block_timings import Foreseen, read_timings, step_errors
 from benchmarks.model_error import cases_of, left_out
 from benchmarks.record_trials import parse_restriction, parse_shard
 from benchmarks.recorded import RecordedTrial, TrialFile, read_all
-from benchmarks.recording import Asked, Place, Recorder, recordings
+from benchmarks.recorder import Recorder
+from benchmarks.recording import Asked, Place, recordings
+from benchmarks.replay import landscapes
 from registry.errors import InvalidInput
 from tests.tuner.study_bench import GB, ManualClock, StudyBench
 from tuner.choices import Restriction
@@ -158,6 +161,25 @@ def test_sizes_and_batches_take_turns(desk: Desk) -> None:
     desk.record(batch_sizes=(1, 4), no_baseline=True, rung="pipeline", steps=4, limit=2)
     assert [item.workload.label for item in desk.kept] == ["64x64", "64x64 batch 4"] * 2
     assert {item.steps for item in desk.kept} == {4}
+
+
+def test_blocks_are_timed_into_a_file_and_predict_the_plans_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    blocks = tmp_path / "blocks.json"
+    desk.record(blocks=blocks, limit=16)
+    (landscape,) = landscapes(desk.kept)
+    foreseen = Foreseen(landscape, read_timings([blocks]))
+    candidates = foreseen.candidates()
+    assert candidates is not None
+    assert "blocks" in {item.estimate.source for item in candidates}
+    assert foreseen.rung_s() > 0
+    # The worker's blocks add up to the steps of its trials.
+    errors = step_errors(landscape.by_plan.values(), candidates)
+    frozen = step_errors(landscape.by_plan.values(), landscape.candidates)
+    assert min(errors) < 0.01
+    assert sum(errors) < sum(frozen)
+    assert Foreseen(landscape, {}).candidates() is None
 
 
 def test_a_list_runs_no_trial(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

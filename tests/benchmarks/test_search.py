@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import replay, search
+from benchmarks import comparing, replay, search
 from benchmarks.ablations import ABLATIONS
 from benchmarks.contenders import PREDICTED, RANDOM, Contender, Tpe, TunerSearch
 from benchmarks.recorded import RecordedTrial, TrialFile, read_all
@@ -209,7 +209,7 @@ def test_the_benchmark_prints_what_it_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = [item for item in ABLATIONS if item.name in {"what failures imply", "widening"}]
-    monkeypatch.setattr(search, "ABLATIONS", few)
+    monkeypatch.setattr(comparing, "ABLATIONS", few)
     path = _file(tmp_path, recorded())
     arguments = [str(path), "--seeds", "2", "--share", "0.25", "--no-optuna"]
     assert search.main(arguments) == 0
