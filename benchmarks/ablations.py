@@ -7,7 +7,6 @@ answers otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
 
 from typing_extensions import override
 
@@ -60,20 +59,17 @@ class WholeRequests(Machine):
 
 
 def unpredicted(landscape: Landscape) -> Sequence[Candidate]:
-    """Every plan is predicted to be as fast as any other."""
-    known = [item.estimate for item in landscape.candidates]
-    step_ms = median(item.step_ms for item in known)
-    latency_s = median(item.latency_s for item in known)
-    update = {"step_ms": step_ms, "latency_s": latency_s}
-    return [
-        Candidate(item.plan, item.estimate.model_copy(update=update))
-        for item in landscape.candidates
-    ]
+    """Every plan is predicted to be as fast as the baseline is."""
+    return [_as_fast_as(landscape.reference, item) for item in landscape.candidates]
 
 
 def by_roofline(landscape: Landscape) -> Sequence[Candidate]:
     """As predicted before the baseline."""
     return [Candidate(item.trial.plan, item.roofline) for item in landscape.by_plan.values()]
+
+
+def reference_by_roofline(landscape: Landscape) -> Candidate:
+    return Candidate(landscape.baseline.trial.plan, landscape.baseline.roofline)
 
 
 def without(*names: Stage) -> Parts:
@@ -82,7 +78,9 @@ def without(*names: Stage) -> Parts:
 
 ABLATIONS: tuple[TunerSearch, ...] = (
     TunerSearch("predictions", candidates=unpredicted),
-    TunerSearch("what the baseline teaches", candidates=by_roofline),
+    TunerSearch(
+        "what the baseline teaches", candidates=by_roofline, reference=reference_by_roofline
+    ),
     TunerSearch("learning from errors", parts=Parts(errors=lambda _: ErrorModel([]))),
     TunerSearch("what failures imply", parts=Parts(setbacks=NothingImplied)),
     TunerSearch("gain by the time it takes", parts=Parts(by_time=False)),
@@ -98,6 +96,12 @@ ABLATIONS: tuple[TunerSearch, ...] = (
     TunerSearch("widening", parts=without("widen", "replay_others")),
 )
 """Each by what it leaves out."""
+
+
+def _as_fast_as(reference: Candidate, item: Candidate) -> Candidate:
+    known = reference.estimate
+    update = {"step_ms": known.step_ms, "latency_s": known.latency_s}
+    return Candidate(item.plan, item.estimate.model_copy(update=update))
 
 
 def _accepted(trial: Trial) -> Trial:

@@ -79,8 +79,8 @@ class Foreseen:
         self._plans = [item.plan for item in landscape.candidates]
 
     def candidates(self) -> tuple[Candidate, ...] | None:
-        """None for a model that this release ships no inventory of, and where no timing is of
-        this machine and these blocks."""
+        """The baseline last. None for a model that this release ships no inventory of, and where
+        no timing is of this machine and these blocks."""
         sums = self._sums()
         if sums is None or self._inventory is None:
             return None
@@ -94,7 +94,8 @@ class Foreseen:
             blocks=sums,
         )
         steps = self._baseline.steps
-        return tuple(Candidate(p, model.estimate(p, workload, steps)) for p in self._plans)
+        plans = (*self._plans, self._baseline.trial.plan)
+        return tuple(Candidate(p, model.estimate(p, workload, steps)) for p in plans)
 
     def rung_s(self) -> float:
         """Seconds that the rung is predicted to take: its blocks, and a worker's start."""

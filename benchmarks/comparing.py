@@ -24,9 +24,12 @@ def own_searches(
     candidates = foreseen.candidates() if timings else None
     if candidates is None:
         return (TunerSearch(),)
-    known = candidates
+    *known, reference = candidates
     informed = TunerSearch(
-        "tuner, blocks timed", spent_s=foreseen.rung_s(), candidates=lambda _: known
+        "tuner, blocks timed",
+        spent_s=foreseen.rung_s(),
+        candidates=lambda _: known,
+        reference=lambda _: reference,
     )
     return (TunerSearch(), informed)
 

@@ -51,6 +51,7 @@ class TunerSearch:
     spent_s: float = 0.0
     parts: Parts = WHOLE
     candidates: Callable[[Landscape], Sequence[Candidate]] = lambda item: item.candidates
+    reference: Callable[[Landscape], Candidate] = lambda item: item.reference
     machine: Callable[[Landscape, int], Machine] = Machine
 
     def run(self, landscape: Landscape, seed: int, limit_s: float | None) -> Result:
@@ -78,7 +79,7 @@ class TunerSearch:
             workload=landscape.judge.workload,
             steps=landscape.steps,
             denoiser=landscape.denoiser,
-            reference=landscape.reference,
+            reference=self.reference(landscape),
             budget_bytes=landscape.budget_bytes,
             parts=self.parts,
         )

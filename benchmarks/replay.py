@@ -20,6 +20,7 @@ from registry.errors import InvalidInput
 from registry.plan import Plan
 from registry.record import Failure, Measurement, Quality, Rung, ShapeMeasurement, Trial
 from tuner.candidate import Candidate
+from tuner.corrections import CORRECTED
 from tuner.gate import MEDIAN_ERROR, SD_PER_MAD
 from tuner.objective import Judge, compile_s
 from tuner.search.durations import COMPILED_SHARE
@@ -76,7 +77,12 @@ class Landscape:
 
     @property
     def reference(self) -> Candidate:
-        return candidate_of(self.baseline)
+        """The baseline as a study predicts it again: with what it taught itself."""
+        estimate, measured = self.baseline.roofline, self.baseline.trial.measurement
+        if measured is None or measured.latency_s is None:
+            return Candidate(self.baseline.trial.plan, estimate)
+        seen = {"step_ms": measured.step_ms, "latency_s": measured.latency_s, "source": CORRECTED}
+        return Candidate(self.baseline.trial.plan, estimate.model_copy(update=seen))
 
     def item(self, plan: Plan) -> RecordedTrial | None:
         """The plan's trial, the baseline's for the baseline's plan unless it has another."""
