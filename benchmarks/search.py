@@ -66,6 +66,7 @@ SHARES = (0.1, 0.25, 0.5)
     "repeatable.",
 )
 @click.option("--no-optuna", is_flag=True, help="Leave Optuna's TPE out.")
+@click.option("--ablation-seeds", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--no-ablation", is_flag=True)
 @click.option("--json", "as_json", is_flag=True)
 def command(
@@ -75,6 +76,7 @@ def command(
     budgets: tuple[int, ...],
     timing_paths: tuple[Path, ...],
     no_optuna: bool,
+    ablation_seeds: int,
     no_ablation: bool,
     as_json: bool,
 ) -> None:
@@ -88,7 +90,7 @@ def command(
     searches = [own_searches(item, timings) for item in found]
     pairs = list(zip(found, searches, strict=True))
     compared = [compare(item, (*own, *others), seeds, shares) for item, own in pairs]
-    ablated = [] if no_ablation else [ablate(item, seeds) for item in found]
+    ablated = [] if no_ablation else [ablate(item, ablation_seeds) for item in found]
     if as_json:
         click.echo(json.dumps(as_data(compared, ablated), indent=2, ensure_ascii=False))
         return

@@ -211,7 +211,8 @@ def test_the_benchmark_prints_what_it_found(
     few = [item for item in ABLATIONS if item.name in {"what failures imply", "widening"}]
     monkeypatch.setattr(comparing, "ABLATIONS", few)
     path = _file(tmp_path, recorded())
-    arguments = [str(path), "--seeds", "2", "--share", "0.25", "--no-optuna"]
+    arguments = [str(path), "--seeds", "2", "--ablation-seeds", "2"]
+    arguments += ["--share", "0.25", "--no-optuna"]
     assert search.main(arguments) == 0
     told = capsys.readouterr().out
     assert "Regret: tiny-flux 64x64" in told

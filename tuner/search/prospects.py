@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, reduce
 
-from registry.record import Measurement, Rung
+from registry.record import Measurement, Rung, Trial
 from tuner.gate import compare_replay
 from tuner.objective import Judge, Score, start_up_s
 from tuner.search.duel import Timing, Verdict, challenge
@@ -182,6 +182,11 @@ class Prospects:
             if not known and self.why_out(entry) is None and not self._known_too_large(entry):
                 chosen[entry.denoiser] = entry
         return tuple(chosen.values())
+
+    def runs_alike(self, trial: Trial, entry: Entry) -> bool:
+        """Whether the trial's denoiser is this plan's."""
+        tried = self._by_digest.get(trial.plan.digest)
+        return tried is not None and tried.denoiser == entry.denoiser
 
     def first_timed(self, entry: Entry) -> Measurement | None:
         """The measurement that timed this plan's denoiser first, whichever plan it was."""
