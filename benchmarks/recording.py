@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tuner.request import StudyRequest
 from tuner.runner import Runner
 from tuner.search.entry import make_entry
 from tuner.shapes import shapes_of, workload_of
-from tuner.space import Restriction, survey
+from tuner.space import Restriction, Survey, survey
 from tuner.timing_file import dump_timings, timing_file
 from tuner.units import format_seconds
 
@@ -163,24 +164,20 @@ class Recording:
         self._place.say(f"{self.workload.label}  blocks timed, {format_seconds(took_s)}, in {path}")
 
     def choices(self, baseline: Trial | None) -> tuple[Choice, ...]:
-        """This shard's, with what the baseline taught."""
-        corrections = None if baseline is None else self._planning.taught_by(baseline)
-        kept = survey(
+        """This shard's, with what the baseline taught. Which they are and in which order is decided
+        before that: shards must agree, and their baselines differ a little."""
+        found = survey(
             self.inventory,
             self._place.detection.environment,
             self.workload,
             self._asked.budget_bytes,
             self._asked.host_budget_bytes,
-            self._cost_model(corrections),
+            self._roofline,
             self._asked.restrict,
         )
-        every = [Choice(item) for item in kept.kept]
+        every = [Choice(item) for item in found.kept]
         if self._asked.dominated:
-            every += [
-                Choice(Candidate(item.plan, item.estimate), item.reason)
-                for item in kept.dropped
-                if item.stage == "dominated" and item.estimate is not None
-            ]
+            every += _dominated(found)
         name, rung = self.inventory.denoiser.name, self._asked.rung
         apart = distinct(sorted(every, key=self._place_in_search), rung, name)
         ordered = in_order(
@@ -191,7 +188,15 @@ class Recording:
             limit=self._asked.limit,
             slow_every=self._asked.slow_every,
         )
-        return shard(ordered, *self._asked.part)
+        own = shard(ordered, *self._asked.part)
+        return own if baseline is None else self._taught(own, baseline)
+
+    def _taught(self, choices: Sequence[Choice], baseline: Trial) -> tuple[Choice, ...]:
+        model = self._cost_model(self._planning.taught_by(baseline))
+        return tuple(
+            replace(item, candidate=Candidate(item.plan, model.estimate(item.plan, self.workload)))
+            for item in choices
+        )
 
     def _place_in_search(self, choice: Choice) -> tuple[bool, int, int, str]:
         """Of plans with one denoiser a search tries the one that comes first."""
@@ -213,7 +218,7 @@ class Recording:
             steps=self._asked.steps,
             label=self.label(choice),
             dropped=choice.dropped,
-            roofline=self._roofline.estimate(choice.plan, self.workload, self._asked.steps),
+            roofline=self._roofline.estimate(choice.plan, self.workload),
             trial=_as_kept(trial),
             run=run,
         )
@@ -235,6 +240,12 @@ class Recording:
         environment = self._place.detection.environment
         isa = environment.runtime.cpu_isa
         return CostModel(self.inventory, environment.hardware, corrections, cpu_isa=isa)
+
+
+def _dominated(found: Survey) -> Iterator[Choice]:
+    for item in found.dropped:
+        if item.stage == "dominated" and item.estimate is not None:
+            yield Choice(Candidate(item.plan, item.estimate), item.reason)
 
 
 def _as_kept(trial: Trial) -> Trial:

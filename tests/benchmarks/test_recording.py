@@ -213,6 +213,17 @@ def test_shards_append_to_one_file(desk: Desk) -> None:
     assert len({item.key for item in desk.kept}) == len(desk.kept) == 6
 
 
+def test_shards_agree_though_their_baselines_differ(desk: Desk) -> None:
+    """One card is slower than the other: what it predicts must not decide who does what."""
+    desk.record(part=(0, 2), limit=16)
+    desk.bench.rule({"slower": 1.7}, baseline=True)
+    desk.record(part=(1, 2), limit=16)
+    tried = [item.trial.plan.digest for item in desk.kept if not item.is_baseline]
+    assert len(set(tried)) == len(tried)
+    desk.record(limit=16)
+    assert len(desk.kept) == len(tried) + 1
+
+
 def test_errors_of_predictions_are_told_from_the_file(desk: Desk) -> None:
     desk.bench.rule({"failure": "unsupported"}, scope="regional")
     desk.record(rung="pipeline")
