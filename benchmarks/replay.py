@@ -77,9 +77,10 @@ class Landscape:
 
     @property
     def reference(self) -> Candidate:
-        """The baseline as a study predicts it again: with what it taught itself."""
+        """The baseline as a study predicts it again: with what it taught itself, which is nothing
+        where foreign load disturbed it."""
         estimate, measured = self.baseline.roofline, self.baseline.trial.measurement
-        if measured is None or measured.latency_s is None:
+        if measured is None or measured.latency_s is None or measured.contaminated is not None:
             return Candidate(self.baseline.trial.plan, estimate)
         seen = {"step_ms": measured.step_ms, "latency_s": measured.latency_s, "source": CORRECTED}
         return Candidate(self.baseline.trial.plan, estimate.model_copy(update=seen))
