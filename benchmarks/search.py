@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import click
 
 from benchmarks.block_timings import read_timings
-from benchmarks.comparing import ablate, compare, own_searches
+from benchmarks.comparing import Comparison, ablate, compare, own_searches
 from benchmarks.contenders import (
     PREDICTED,
     RANDOM,
@@ -85,21 +85,26 @@ def command(
     if not no_optuna:
         load_optuna()
         others += (Tpe(),)
-    found = spaces(paths, budgets)
     timings = read_timings(timing_paths)
-    searches = [own_searches(item, timings) for item in found]
-    pairs = list(zip(found, searches, strict=True))
-    compared = [compare(item, (*own, *others), seeds, shares) for item, own in pairs]
-    ablated = [] if no_ablation else [ablate(item, ablation_seeds) for item in found]
+    tell = _nothing if as_json else print_rich
+    compared: list[Comparison] = []
+    ablated: list[Comparison] = []
+    for space in spaces(paths, budgets):
+        own = own_searches(space, timings)
+        tell(about(space))
+        for one in own:
+            tell(f"  predicted steps, {one.name}: {error_text(space, one)}")
+        compared.append(compare(space, (*own, *others), seeds, shares))
+        tell(compared_table(compared[-1]))
+        if not no_ablation:
+            ablated.append(ablate(space, ablation_seeds))
+            tell(ablated_table(ablated[-1]))
     if as_json:
         click.echo(json.dumps(as_data(compared, ablated), indent=2, ensure_ascii=False))
-        return
-    for item, own in pairs:
-        click.echo(about(item))
-        for one in own:
-            click.echo(f"  predicted steps, {one.name}: {error_text(item, one)}")
-    print_rich(*(compared_table(part) for part in compared))
-    print_rich(*(ablated_table(part) for part in ablated))
+
+
+def _nothing(*_: object) -> None:
+    """JSON comes in one piece."""
 
 
 def spaces(paths: Sequence[Path], budgets: Sequence[int]) -> list[Landscape]:
