@@ -230,7 +230,8 @@ Placement = Annotated[
 class Compilation(Frozen):
     """`regional` compiles each repeated block once; `whole` compiles the component's forward.
 
-    `dynamic` None lets torch decide: static first, dynamic at the first new shape.
+    `dynamic` None lets torch decide: static first, dynamic at the first new shape. `cuda_graph`
+    records the component's whole forward, compiled or not, as a CUDA graph for each input layout.
     """
 
     scope: CompileScope = "none"
@@ -238,6 +239,15 @@ class Compilation(Frozen):
     dynamic: bool | None = None
     fullgraph: bool = False
     inductor_options: FrozenMapping[bool | int | str] = Field(default={}, validate_default=True)
+    cuda_graph: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_no_graph(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without a graph reads, and is digested, as before there was the key."""
+        written: dict[str, Any] = write(self)
+        if not written.get("cuda_graph"):
+            written.pop("cuda_graph", None)
+        return written
 
     @field_validator("inductor_options")
     @classmethod
@@ -257,6 +267,8 @@ class Compilation(Frozen):
     def _mode_or_options(self) -> Self:
         if self.inductor_options and self.mode != "default":
             raise ValueError("torch.compile takes a mode or Inductor options, not both")
+        if self.cuda_graph and self.mode in ("reduce-overhead", "max-autotune"):
+            raise ValueError(f"mode {self.mode!r} captures CUDA graphs of its own: leave out one")
         if self.scope == "none" and self._has_options:
             raise ValueError("compilation options need a scope: regional or whole")
         return self

@@ -204,7 +204,7 @@ def outside_blocks(
 
 
 def _context(compilation: Compilation) -> TimingContext | None:
-    if compilation.scope == "none":
+    if compilation == Compilation():
         return "eager"
     return "compiled" if compilation == REGIONAL else None
 

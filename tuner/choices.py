@@ -174,12 +174,15 @@ def compilations(inventory: ModelInventory, workload: Workload | None) -> tuple[
         Compilation(scope="whole", dynamic=dynamic, inductor_options=EAGER_ROUNDING),
         Compilation(scope="whole", mode="reduce-overhead", dynamic=dynamic),
     )
-    return (Compilation(), *(regional if has_blocks else regional[:1]), *whole)
+    plain = (Compilation(), *(regional if has_blocks else regional[:1]), *whole)
+    quick = (Compilation(), *(regional[:2] if has_blocks else whole[:1]))
+    return (*plain, *(item.model_copy(update={"cuda_graph": True}) for item in quick))
 
 
 def is_tuned(compilation: Compilation) -> bool:
     """Whether it departs from Inductor's defaults: longer to compile, less often tried."""
-    return compilation.mode != "default" or bool(compilation.inductor_options)
+    odd = compilation.mode != "default" or compilation.cuda_graph
+    return odd or bool(compilation.inductor_options)
 
 
 def offloaded_compilations(inventory: ModelInventory) -> tuple[Compilation, ...]:
@@ -196,7 +199,8 @@ def streamed_compilations(compilations: Iterable[Compilation]) -> tuple[Compilat
     return tuple(
         item
         for item in compilations
-        if item.scope != "whole" and item.mode == "default" and item.inductor_options in quick
+        if item.scope != "whole" and item.mode == "default" and not item.cuda_graph
+        if item.inductor_options in quick
     )
 
 

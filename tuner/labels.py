@@ -100,8 +100,10 @@ def _quantization(quantization: Quantization) -> str:
 
 def _compilation(compilation: Compilation) -> str:
     if compilation.scope == "none":
-        return "eager"
+        return "eager+graph" if compilation.cuda_graph else "eager"
     words: list[str] = [compilation.scope]
+    if compilation.cuda_graph:
+        words.append("graph")
     if compilation.mode != "default":
         words.append(compilation.mode)
     if compilation.dynamic is not None:

@@ -33,6 +33,7 @@ ACTIVATION_MARGIN = 1.1
 WEIGHT_MARGIN = 1.01
 GRAPH_POOL_FACTOR = 2
 """A captured CUDA graph keeps its own pool of activations."""
+GRAPH_MODES = frozenset({"reduce-overhead", "max-autotune"})
 INT32_BYTES = 4
 
 
@@ -165,7 +166,7 @@ def activation_bytes(
     """Live tensors of one call beside weights, what the scheme adds, what the allocator rounds."""
     live = activity.activation_peak_bytes * DTYPE_BYTES[dtype] / DTYPE_BYTES["bfloat16"]
     live += scratch_bytes
-    if choice.compilation.mode in {"reduce-overhead", "max-autotune"}:
+    if choice.compilation.cuda_graph or choice.compilation.mode in GRAPH_MODES:
         live *= GRAPH_POOL_FACTOR
     return round(live * ACTIVATION_MARGIN)
 

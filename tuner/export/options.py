@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 
@@ -74,8 +75,9 @@ def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
     first call. `fuses_norm_rope`: on a GPU, for FLUX's attention."""
     plans = {name: item.compilation for name, item in plan.pipeline.components.items()}
     compiled = {name: item for name, item in plans.items() if item.scope != "none"}
+    recorded = [name for name, item in plans.items() if item.cuda_graph]
     if not compiled:
-        return Part()
+        return _recorded(recorded)
     parts = [module_of(_engine("gelu.py"))]
     if fuses_norm_rope:
         parts += [module_of(_engine(f"norm_rope{end}.py")) for end in ("_kernel", "")]
@@ -85,11 +87,20 @@ def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
         for name, item in compiled.items()
         for line in (*(one.format(component(name)) for one in prepare), _compile(name, item))
     )
+    graphs = _recorded(recorded)
     return Part(
-        tuple(lines),
-        imports=tuple(item for part in parts for item in part.imports),
-        definitions=tuple(item for part in parts for item in part.definitions),
+        (*lines, *graphs.lines),
+        imports=tuple(item for part in (*parts, graphs) for item in part.imports),
+        definitions=tuple(item for part in (*parts, graphs) for item in part.definitions),
     )
+
+
+def _recorded(names: Sequence[str]) -> Part:
+    """CUDA graphs of what was compiled, or of what runs as it is."""
+    if not names:
+        return Part()
+    lines = (f"record({component(name)}, DEVICE)" for name in names)
+    return replace(module_of(_engine("graphs.py")), lines=tuple(lines))
 
 
 def _engine(file: str) -> str:

@@ -1,8 +1,8 @@
 """A plan becomes a pipeline. The same code runs when a plan is measured and when an app uses it.
 
 Order (engine version 2): fuse QKV; give each layer its weights, quantized, in turn; attention
-backend; memory format; placement; compilation, for which GELUs lose their tanh; VAE options; text
-padding.
+backend; memory format; placement; compilation, for which GELUs lose their tanh; CUDA graphs; VAE
+options; text padding.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from torch import nn
 from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import PlanConflict
-from registry.plan import Plan
+from registry.plan import Compilation, Plan
 from tuner.model_spec import ModelSpec
 from tuner.pipeline.attention import set_attention
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
 from tuner.pipeline.compile import compile_component
 from tuner.pipeline.dtypes import DTYPES, cast
 from tuner.pipeline.fuse import fuse
+from tuner.pipeline.graphs import record
 from tuner.pipeline.int8_kernels import kernel_tuner_conflicts
 from tuner.pipeline.load import LayerDone, load_weights, materialise
 from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
@@ -142,13 +143,19 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
     for name, module in modules.items():
-        compile_component(name, module, options.component(name).compilation, device)
+        _compile(name, module, options.component(name).compilation, device)
     if options.vae.tiling:
         pipe.vae.enable_tiling()
     if options.vae.slicing:
         pipe.vae.enable_slicing()
     if options.text_tokens is not None:
         _pad_text(pipe, options.text_tokens)
+
+
+def _compile(name: str, module: nn.Module, plan: Compilation, device: torch.device) -> None:
+    compile_component(name, module, plan, device)
+    if plan.cuda_graph:
+        record(module, device)
 
 
 def _pad_text(pipe: Any, text_tokens: int) -> None:

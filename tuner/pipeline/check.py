@@ -13,6 +13,7 @@ from torch import nn
 from registry.errors import InvalidPlan
 from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.fuse import is_fused
+from tuner.pipeline.graphs import RecordedForward
 from tuner.pipeline.place import OFFLOADED, WHOLE_PIPELINE
 from tuner.pipeline.quantize import is_quantized
 from tuner.pipeline.streaming import streamed_names
@@ -33,7 +34,7 @@ def check_plan(plan: Plan, pipe: Any, modules: Mapping[str, nn.Module], device: 
         *_pipeline_problems(plan, pipe),
     ]
     for name, component in plan.pipeline.components.items():
-        problems += _component_problems(name, modules[name], component)
+        problems += _component_problems(name, modules[name], component, device)
     if problems:
         raise InvalidPlan("the plan does not fit this pipeline: " + "; ".join(problems))
 
@@ -72,9 +73,13 @@ def _pipeline_problems(plan: Plan, pipe: Any) -> Iterable[str]:
             yield "it has no text length to set (text_tokens)"
 
 
-def _component_problems(name: str, module: nn.Module, plan: ComponentPlan) -> Iterable[str]:
+def _component_problems(
+    name: str, module: nn.Module, plan: ComponentPlan, device: torch.device
+) -> Iterable[str]:
     if isinstance(plan.placement, StreamedBlocks):
         yield from _streaming_problems(name, module, plan, plan.placement)
+    if plan.compilation.cuda_graph:
+        yield from _graph_problems(name, module, plan, device)
     if plan.compilation.scope != "none" and hasattr(module, "decode"):
         yield f"{name} is compiled, and pipelines call its decode, which is not"
     elif plan.compilation.scope == "regional" and not getattr(module, "_repeated_blocks", None):
@@ -82,6 +87,17 @@ def _component_problems(name: str, module: nn.Module, plan: ComponentPlan) -> It
             f"{name} ({type(module).__name__}) names no repeated blocks: compile it whole or not"
             " at all"
         )
+
+
+def _graph_problems(
+    name: str, module: nn.Module, plan: ComponentPlan, device: torch.device
+) -> Iterable[str]:
+    if device.type != "cuda":
+        yield f"{name} is to be recorded as a CUDA graph, which needs a GPU"
+    if plan.placement.kind != "resident":
+        yield f"{name} is to be recorded as a CUDA graph, and its weights do not stay on the GPU"
+    if hasattr(module, "decode"):
+        yield f"{name} is to be recorded, and pipelines call its decode, which is not"
 
 
 def _streaming_problems(
@@ -129,6 +145,8 @@ def _conflict(module: nn.Module) -> str | None:
     compiled = any(layer._compiled_call_impl is not None for layer in layers)
     if compiled or any(type(layer).__name__ == "OptimizedModule" for layer in layers):
         return "is already compiled"
+    if isinstance(module.__dict__.get("forward"), RecordedForward):
+        return "is already recorded as a CUDA graph"
     if any(is_quantized(layer) for layer in layers):
         return "is already quantized"
     if any(_is_hooked(layer) for layer in layers):

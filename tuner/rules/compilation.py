@@ -33,7 +33,8 @@ def _is_too_old_for_triton(subject: ComponentSubject) -> bool:
 
 
 def _captures(subject: ComponentSubject) -> bool:
-    return subject.choice.compilation.mode in GRAPH_MODES
+    own = subject.choice.compilation
+    return own.mode in GRAPH_MODES or own.cuda_graph
 
 
 def _captures_moving_weights(subject: ComponentSubject) -> bool:

@@ -129,6 +129,7 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
         "dynamic": compilation.dynamic,
         "fullgraph": compilation.fullgraph,
         "inductor": ",".join(options),
+        "cuda_graph": compilation.cuda_graph,
         "channels_last": component.channels_last,
         "attention": pipeline.attention_backend,
         "fuse_qkv": pipeline.fuse_qkv,

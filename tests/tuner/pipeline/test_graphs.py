@@ -1,0 +1,74 @@
+"""What of a recorded forward needs no GPU: which calls it leaves alone, what it tells others. The
+rest is in test_gpu_graphs.py."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from registry.errors import InvalidPlan
+from registry.plan import Compilation, ComponentPlan, ReleaseAfterUse
+from tests.tuner.pipeline.tiny import CPU, FLUX, load, picture, plan
+from tuner.pipeline.check import check_plan, find_conflicts
+from tuner.pipeline.graphs import record
+from tuner.pipeline.place import pipeline_modules
+
+GPU = torch.device("cuda", 0)
+GRAPH = ComponentPlan(compilation=Compilation(cuda_graph=True))
+
+
+def test_inputs_that_are_not_on_the_gpu_run_as_they_are() -> None:
+    pipe = load(FLUX)
+    wanted = picture(pipe)
+    record(pipe.transformer, GPU)
+    assert torch.equal(picture(pipe), wanted)
+
+
+def test_others_see_what_the_forward_takes() -> None:
+    model = load(FLUX).transformer
+    before = inspect.signature(model.forward)
+    record(model, GPU)
+    assert inspect.signature(model.forward) == before
+
+
+@pytest.mark.parametrize("scope", ["none", "whole"])
+def test_what_is_compiled_whole_is_recorded_outside(scope: Any) -> None:
+    layer = nn.Linear(2, 2)
+    if scope == "whole":
+        layer.compile(backend="eager")
+    record(layer, GPU)
+    inside = layer.forward if scope == "none" else layer._compiled_call_impl
+    assert type(inside).__name__ == "RecordedForward"
+    assert layer(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_a_recorded_component_takes_no_second_plan() -> None:
+    pipe = load(FLUX)
+    record(pipe.transformer, GPU)
+    found = find_conflicts(pipeline_modules(pipe))
+    assert found == {"transformer": "transformer is already recorded as a CUDA graph"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "component", "device", "reason"),
+    [
+        (GRAPH, "transformer", CPU, "needs a GPU"),
+        (
+            GRAPH.model_copy(update={"placement": ReleaseAfterUse()}),
+            "text_encoder",
+            GPU,
+            "do not stay on the GPU",
+        ),
+        (GRAPH, "vae", GPU, "pipelines call its decode"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(
+    chosen: ComponentPlan, component: str, device: torch.device, reason: str
+) -> None:
+    pipe = load(FLUX)
+    with pytest.raises(InvalidPlan, match=reason):
+        check_plan(plan({component: chosen}), pipe, pipeline_modules(pipe), device)
