@@ -30,6 +30,7 @@ from tests.benchmarks.recorded_space import (
 from tuner.search.parts import EXHAUSTIVE, Parts
 
 SEEDS = range(3)
+DATA = sorted((Path(__file__).parents[2] / "benchmarks" / "data").glob("*.jsonl"))
 
 
 @cache
@@ -222,6 +223,31 @@ def test_the_benchmark_prints_what_it_found(
     assert {row["name"] for row in data["compared"]} == {"tuner", "predicted order", "random"}
     assert len(data["ablated"]) == 2 * (len(few) + 1)
     assert all(len(row["regrets"]) == 2 for row in data["compared"])
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_recorded_data_is_replayed_within_its_plans_and_time(path: Path) -> None:
+    for landscape in landscapes(read_all([path])):
+        asked = Asked()
+        limit_s = 0.25 * landscape.exhaustive_s
+        searching = TunerSearch(machine=asked.machine)
+        result = searching.run(landscape, 0, limit_s)
+        assert result == TunerSearch().run(landscape, 0, limit_s)
+        assert result.time_s <= limit_s * 1.0001
+        known = {*landscape.by_plan, landscape.baseline.trial.plan.digest}
+        assert {trial.plan.digest for trial in asked.trials} <= known
+        assert result.plan is None or landscape.regret(result.plan) >= 0
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_who_tries_everything_recorded_without_noise_has_no_regret(
+    path: Path, without_noise: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_error_of_median", lambda _: 0.0)
+    for landscape in landscapes(read_all([path])):
+        result = RANDOM.run(landscape, 0, None)
+        assert result.trials == len(landscape.by_plan)
+        assert landscape.regret(result.plan) == 0.0
 
 
 def test_a_file_without_a_baseline_is_refused(
