@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
 
-from benchmarks.recording import Asked, Place, Recorder, recordings
+from benchmarks.recorder import Recorder
+from benchmarks.recording import Asked, Place, recordings
 from benchmarks.sampling import SLOW_EVERY
 from registry.errors import InvalidInput, TunerError
 from registry.record import Rung
@@ -117,7 +118,17 @@ RESTRICTION = options.Parsed("AXIS=VALUES", parse_restriction)
     is_flag=True,
     help="Neither learn from a baseline first nor compare with its picture.",
 )
+@click.option(
+    "--blocks",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Time blocks and layers after the baseline, as a study does, into this file.",
+)
 @click.option("--share", is_flag=True, help="Beside other processes on the device.")
+@click.option(
+    "--again-if-contaminated",
+    is_flag=True,
+    help="Run again what was measured beside foreign load; both lines stay, the clean one counts.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Print what would be run, and leave.")
 def command(**given: Any) -> int:
     """Record trials of a model's plans: see the top of this file and docs/benchmarks.md."""

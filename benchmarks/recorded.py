@@ -52,6 +52,12 @@ class RecordedTrial(Frozen):
     run: str
 
     @property
+    def is_contaminated(self) -> bool:
+        """Whether it was measured beside foreign load."""
+        measured = self.trial.measurement
+        return measured is not None and measured.contaminated is not None
+
+    @property
     def key(self) -> str:
         """Equal for the same question: such a trial is not run again."""
         return trial_key(
@@ -85,9 +91,12 @@ class TrialFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def keys(self) -> frozenset[str]:
-        """Of every trial in it; none where it does not exist yet."""
-        return frozenset(item.key for item in self.read()) if self.path.exists() else frozenset()
+    def keys(self, *, clean: bool = False) -> frozenset[str]:
+        """Of every trial in it, or of those alone that nothing foreign disturbed; none where it
+        does not exist yet."""
+        if not self.path.exists():
+            return frozenset()
+        return frozenset(item.key for item in self.read() if not (clean and item.is_contaminated))
 
     def read(self) -> Iterator[RecordedTrial]:
         """Raises InvalidInput naming the line that is not a recorded trial."""

@@ -1,23 +1,22 @@
-"""Recording trials: which plans of which workloads, one after another, into a file."""
+"""What a recording is asked, and the plans of each of its workloads."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 
-from benchmarks.recorded import RecordedTrial, TrialFile, trial_key
+from benchmarks.block_timings import take_timings
+from benchmarks.recorded import RecordedTrial, trial_key
 from benchmarks.sampling import Choice, distinct, in_order, shard
 from registry.client import open_registry
 from registry.inventory import ModelInventory
-from registry.record import Measurement, Rung, Trial
+from registry.record import Rung, Trial
 from registry.workload import Shape, Workload
+from tuner.block_kinds import Bench
 from tuner.candidate import Candidate
 from tuner.cli.workloads import sizes_for
 from tuner.clock import Clock, TimeLimit
@@ -34,10 +33,12 @@ from tuner.request import StudyRequest
 from tuner.runner import Runner
 from tuner.search.entry import make_entry
 from tuner.shapes import shapes_of, workload_of
-from tuner.space import Restriction, survey
-from tuner.units import format_bytes, format_seconds
+from tuner.space import Restriction, Survey, survey
+from tuner.timing_file import dump_timings, timing_file
+from tuner.units import format_seconds
 
 MESSAGE_LENGTH = 300
+REGISTRY_FILE = "registry.sqlite3"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Asked:
     dominated: bool
     no_baseline: bool
     share: bool
+    again_if_contaminated: bool
     only_list: bool
+    blocks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def recordings(asked: Asked, place: Place) -> list[Recording]:
     """One for each size and batch, counted in one go. Raises TrialFailed and InvalidInput."""
     sizes = sizes_for(place.spec, asked.resolutions)
     every = workload_of(sizes, asked.batch_sizes)
-    registry = open_registry(place.folder / "registry.sqlite3")
+    registry = open_registry(place.folder / REGISTRY_FILE)
     inventory = counted_inventory(
         registry,
         place.spec,
@@ -115,7 +118,7 @@ def _desk(asked: Asked, place: Place, workload: Workload) -> TrialDesk:
         host_budget_bytes=asked.host_budget_bytes,
         steps=asked.steps,
     )
-    registry = open_registry(place.folder / "registry.sqlite3")
+    registry = open_registry(place.folder / REGISTRY_FILE)
     folder = place.folder / workload.digest[:12]
     return TrialDesk(request, place.runner, registry, folder, place.clock, ignore)
 
@@ -141,25 +144,40 @@ class Recording:
         found = next(fitting, None)
         return None if found is None else Choice(found)
 
+    def time_blocks(self, baseline: Trial, path: Path) -> None:
+        """Into a file as `tuner autoquant export` writes one."""
+        started_s = self._place.clock.monotonic_s()
+        environment = self._place.detection.environment
+        found = take_timings(
+            self.inventory,
+            Bench(environment, baseline.plan.pipeline.dtype),
+            self.workload,
+            [item.plan for item in self._planning.survey().kept],
+            self.desk.time_targets,
+            self._place.say,
+        )
+        registry = open_registry(self._place.folder / REGISTRY_FILE)
+        registry.put_timings(found, now=self._place.clock.now(), environment=environment)
+        file = timing_file(registry.all_timings(), registry.timing_places())
+        path.write_text(dump_timings(file), encoding="utf-8")
+        took_s = self._place.clock.monotonic_s() - started_s
+        self._place.say(f"{self.workload.label}  blocks timed, {format_seconds(took_s)}, in {path}")
+
     def choices(self, baseline: Trial | None) -> tuple[Choice, ...]:
-        """This shard's, with what the baseline taught."""
-        corrections = None if baseline is None else self._planning.taught_by(baseline)
-        kept = survey(
+        """This shard's, with what the baseline taught. Which they are and in which order is decided
+        before that: shards must agree, and their baselines differ a little."""
+        found = survey(
             self.inventory,
             self._place.detection.environment,
             self.workload,
             self._asked.budget_bytes,
             self._asked.host_budget_bytes,
-            self._cost_model(corrections),
+            self._roofline,
             self._asked.restrict,
         )
-        every = [Choice(item) for item in kept.kept]
+        every = [Choice(item) for item in found.kept]
         if self._asked.dominated:
-            every += [
-                Choice(Candidate(item.plan, item.estimate), item.reason)
-                for item in kept.dropped
-                if item.stage == "dominated" and item.estimate is not None
-            ]
+            every += _dominated(found)
         name, rung = self.inventory.denoiser.name, self._asked.rung
         apart = distinct(sorted(every, key=self._place_in_search), rung, name)
         ordered = in_order(
@@ -170,7 +188,15 @@ class Recording:
             limit=self._asked.limit,
             slow_every=self._asked.slow_every,
         )
-        return shard(ordered, *self._asked.part)
+        own = shard(ordered, *self._asked.part)
+        return own if baseline is None else self._taught(own, baseline)
+
+    def _taught(self, choices: Sequence[Choice], baseline: Trial) -> tuple[Choice, ...]:
+        model = self._cost_model(self._planning.taught_by(baseline))
+        return tuple(
+            replace(item, candidate=Candidate(item.plan, model.estimate(item.plan, self.workload)))
+            for item in choices
+        )
 
     def _place_in_search(self, choice: Choice) -> tuple[bool, int, int, str]:
         """Of plans with one denoiser a search tries the one that comes first."""
@@ -192,7 +218,7 @@ class Recording:
             steps=self._asked.steps,
             label=self.label(choice),
             dropped=choice.dropped,
-            roofline=self._roofline.estimate(choice.plan, self.workload, self._asked.steps),
+            roofline=self._roofline.estimate(choice.plan, self.workload),
             trial=_as_kept(trial),
             run=run,
         )
@@ -216,120 +242,10 @@ class Recording:
         return CostModel(self.inventory, environment.hardware, corrections, cpu_isa=isa)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One trial to run."""
-
-    recording: Recording
-    choice: Choice
-
-
-class Recorder:
-    """Runs what is not in the file yet, as long as there is time."""
-
-    def __init__(self, asked: Asked, place: Place) -> None:
-        self._asked, self._place = asked, place
-        self._file = TrialFile(asked.out)
-        self._known = self._file.keys()
-        self._run = secrets.token_hex(4)
-        self._pace = Pace()
-        self._counts = {"measured": 0, "failed": 0}
-
-    def run(self, recordings: Sequence[Recording]) -> int:
-        """0, or 1 where nothing at all could be measured."""
-        lists = [tuple(self._tasks(recording)) for recording in recordings]
-        in_turn = chain.from_iterable(zip_longest(*lists))
-        waiting = [task for task in in_turn if task is not None]
-        if self._asked.only_list:
-            return self._list(waiting)
-        while task := self._next(waiting):
-            waiting.remove(task)
-            self._measure(task)
-        counts = ", ".join(f"{count} {name}" for name, count in self._counts.items())
-        self._place.say(f"{counts}, {len(waiting)} left for another time, in {self._asked.out}")
-        return 0 if self._counts["measured"] or self._known else 1
-
-    def _tasks(self, recording: Recording) -> Iterator[Task]:
-        baseline = None
-        if not (self._asked.no_baseline or self._asked.only_list):
-            baseline = self._baseline(recording)
-        for choice in recording.choices(baseline):
-            if recording.key(choice, self._asked.rung) not in self._known:
-                yield Task(recording, choice)
-
-    def _baseline(self, recording: Recording) -> Trial | None:
-        """Run each time, for its pictures are kept nowhere; the first one stays in the file."""
-        choice = recording.baseline()
-        if choice is None:
-            self._place.say(f"{recording.workload.label}: no baseline is predicted to fit")
-            return None
-        candidate = choice.candidate
-        limit_s = self._limit_s()
-        trial = recording.desk.baseline(candidate.plan, candidate.estimate, limit_s).trial
-        item = recording.recorded(choice, trial, self._run)
-        self._keep(item.model_copy(update={"is_baseline": True}), trial)
-        return trial if trial.measurement is not None else None
-
-    def _next(self, waiting: Sequence[Task]) -> Task | None:
-        """The first that is expected to end in time."""
-        remaining_s = self._place.time_limit.remaining_s
-        if remaining_s is None:
-            return next(iter(waiting), None)
-        return next((t for t in waiting if self._pace.expected_s(t.choice) <= remaining_s), None)
-
-    def _measure(self, task: Task) -> None:
-        recording, candidate = task.recording, task.choice.candidate
-        limit_s = self._limit_s()
-        rung = self._asked.rung
-        trial = recording.desk.measure(rung, candidate.plan, candidate.estimate, limit_s).trial
-        self._pace.add(task.choice, trial)
-        timed_out = trial.failure is not None and trial.failure.kind == "timeout"
-        if timed_out and limit_s < self._asked.trial_limit_s:
-            self._place.say(f"cut off by --time-limit, not kept: {recording.label(task.choice)}")
-            return
-        self._keep(recording.recorded(task.choice, trial, self._run), trial)
-
-    def _limit_s(self) -> float:
-        remaining_s = self._place.time_limit.remaining_s
-        limit_s = self._asked.trial_limit_s
-        return limit_s if remaining_s is None else min(remaining_s, limit_s)
-
-    def _keep(self, item: RecordedTrial, trial: Trial) -> None:
-        """`trial` is what is told of it, with its last words."""
-        self._counts["measured" if trial.measurement else "failed"] += 1
-        if item.key not in self._known:
-            self._known |= {item.key}
-            self._file.append(item)
-        self._place.say(f"{item.workload.label}  {item.label}: {outcome_text(trial)}")
-
-    def _list(self, waiting: Sequence[Task]) -> int:
-        for task in waiting:
-            expected_s = task.choice.expected_s
-            label = task.recording.label(task.choice)
-            click.echo(f"{expected_s:6.1f} s  {task.recording.workload.label}  {label}")
-        click.echo(f"{len(waiting)} trials")
-        return 0
-
-
-class Pace:
-    """How long trials take here, by how long those before took."""
-
-    def __init__(self) -> None:
-        self._ratios: list[float] = []
-        self._by_expected: dict[float, list[float]] = {}
-
-    def add(self, choice: Choice, trial: Trial) -> None:
-        if trial.measurement is not None:
-            self._ratios.append(trial.duration_s / choice.expected_s)
-            self._of(choice).append(self._ratios[-1])
-
-    def expected_s(self, choice: Choice) -> float:
-        """By those that compile as much, else by all."""
-        ratios = self._of(choice) or self._ratios
-        return choice.expected_s * (median(ratios) if ratios else 1.0)
-
-    def _of(self, choice: Choice) -> list[float]:
-        return self._by_expected.setdefault(choice.compile_cost, [])
+def _dominated(found: Survey) -> Iterator[Choice]:
+    for item in found.dropped:
+        if item.stage == "dominated" and item.estimate is not None:
+            yield Choice(Candidate(item.plan, item.estimate), item.reason)
 
 
 def _as_kept(trial: Trial) -> Trial:
@@ -339,19 +255,3 @@ def _as_kept(trial: Trial) -> Trial:
         first, *_ = failure.message.splitlines() or [""]
         failure = failure.model_copy(update={"message": first[:MESSAGE_LENGTH], "log": None})
     return trial.model_copy(update={"log": None, "failure": failure})
-
-
-def outcome_text(trial: Trial) -> str:
-    """A few words: what was measured or why not, and how long it took."""
-    took = f"{format_seconds(trial.duration_s)}"
-    if trial.measurement is None:
-        failure = trial.failure
-        return f"{failure.kind}: {failure.message}, {took}" if failure else took
-    return f"{_figures(trial.measurement)}, {took}"
-
-
-def _figures(measured: Measurement) -> str:
-    step = f"{format_seconds(measured.step_ms / 1000)} a step"
-    request = f", {format_seconds(measured.latency_s)} a request" if measured.latency_s else ""
-    foreign = ", contaminated" if measured.contaminated else ""
-    return f"{step}{request}, peak {format_bytes(measured.memory.peak_vram_bytes)}{foreign}"

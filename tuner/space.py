@@ -21,7 +21,7 @@ from tuner.labels import describe
 from tuner.rules import RuleBook
 from tuner.units import format_bytes, format_seconds
 
-SPACE_VERSION = 5
+SPACE_VERSION = 6
 """Raised whenever the same model and machine would give other candidates: a study continues only
 in the space it began in."""
 PEAK_TOLERANCE = 1.05

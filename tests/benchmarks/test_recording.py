@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from benchmarks import sampling
+from benchmarks.block_timings import Foreseen, read_timings, step_errors
 from benchmarks.model_error import cases_of, left_out
 from benchmarks.record_trials import parse_restriction, parse_shard
 from benchmarks.recorded import RecordedTrial, TrialFile, read_all
-from benchmarks.recording import Asked, Place, Recorder, recordings
+from benchmarks.recorder import Recorder
+from benchmarks.recording import Asked, Place, recordings
+from benchmarks.replay import landscapes
 from registry.errors import InvalidInput
 from tests.tuner.study_bench import GB, ManualClock, StudyBench
 from tuner.choices import Restriction
@@ -50,6 +53,7 @@ class Desk:
             "dominated": False,
             "no_baseline": False,
             "share": False,
+            "again_if_contaminated": False,
             "only_list": False,
         }
         return Asked(**given | changes)
@@ -159,6 +163,25 @@ def test_sizes_and_batches_take_turns(desk: Desk) -> None:
     assert {item.steps for item in desk.kept} == {4}
 
 
+def test_blocks_are_timed_into_a_file_and_predict_the_plans_again(
+    desk: Desk, tmp_path: Path
+) -> None:
+    blocks = tmp_path / "blocks.json"
+    desk.record(blocks=blocks, limit=16)
+    (landscape,) = landscapes(desk.kept)
+    foreseen = Foreseen(landscape, read_timings([blocks]))
+    candidates = foreseen.candidates()
+    assert candidates is not None
+    assert "blocks" in {item.estimate.source for item in candidates}
+    assert foreseen.rung_s() > 0
+    # The worker's blocks add up to the steps of its trials.
+    errors = step_errors(landscape.by_plan.values(), candidates)
+    frozen = step_errors(landscape.by_plan.values(), landscape.candidates)
+    assert min(errors) < 0.01
+    assert sum(errors) < sum(frozen)
+    assert Foreseen(landscape, {}).candidates() is None
+
+
 def test_a_list_runs_no_trial(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     assert desk.record(only_list=True) == 0
     assert desk.ran == 0
@@ -188,6 +211,17 @@ def test_shards_append_to_one_file(desk: Desk) -> None:
     for part in ((0, 2), (1, 2)):
         desk.record(part=part, no_baseline=True)
     assert len({item.key for item in desk.kept}) == len(desk.kept) == 6
+
+
+def test_shards_agree_though_their_baselines_differ(desk: Desk) -> None:
+    """One card is slower than the other: what it predicts must not decide who does what."""
+    desk.record(part=(0, 2), limit=16)
+    desk.bench.rule({"slower": 1.7}, baseline=True)
+    desk.record(part=(1, 2), limit=16)
+    tried = [item.trial.plan.digest for item in desk.kept if not item.is_baseline]
+    assert len(set(tried)) == len(tried)
+    desk.record(limit=16)
+    assert len(desk.kept) == len(tried) + 1
 
 
 def test_errors_of_predictions_are_told_from_the_file(desk: Desk) -> None:

@@ -153,6 +153,11 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
         flux().model_copy(update={"max_text_tokens": 512}),
     ),
     "fuse-qkv-support": (plan(fuse_qkv=True), h200(), denoiser(supports_qkv_fusion=False)),
+    "fuse-qkv-joint-attention": (
+        plan(fuse_qkv=True),
+        h200(),
+        denoiser(class_name="SD3Transformer2DModel"),
+    ),
     "vae-tiling-support": (
         plan(vae=VaeOptions(tiling=True)),
         h200(),
@@ -463,3 +468,39 @@ def test_only_the_layers_that_take_int8_must_see_enough_rows() -> None:
         plan_ = Plan(pipeline=PipelineOptions(components={"transformer": component}))
         found.append("int8-dynamic-rows" in rules_of(plan_, h200()))
     assert found == [False, True]
+
+
+def test_fused_joint_attention_is_another_model_or_fails() -> None:
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+
+    def run(dual: tuple[int, ...], *, fused: bool) -> Any:
+        torch.manual_seed(0)
+        model = diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pooled_projection_dim=32,
+            dual_attention_layers=dual,
+            qk_norm="rms_norm",
+        ).eval()
+        if fused:
+            model.fuse_qkv_projections()
+        with torch.no_grad():
+            return model(
+                torch.randn(1, 4, 8, 8),
+                encoder_hidden_states=torch.randn(1, 6, 32),
+                pooled_projections=torch.randn(1, 32),
+                timestep=torch.tensor([1.0]),
+                return_dict=False,
+            )[0]
+
+    assert not torch.allclose(run((), fused=True), run((), fused=False), atol=1e-3)
+    with pytest.raises(AttributeError):
+        run((0,), fused=True)

@@ -27,6 +27,11 @@ def _cannot_fuse(subject: PlanSubject) -> bool:
     return subject.plan.pipeline.fuse_qkv and not subject.inventory.denoiser.supports_qkv_fusion
 
 
+def _fuses_joint_attention(subject: PlanSubject) -> bool:
+    is_joint = subject.inventory.denoiser.class_name == "SD3Transformer2DModel"
+    return subject.plan.pipeline.fuse_qkv and is_joint
+
+
 def _cannot_tile(subject: PlanSubject) -> bool:
     vae = subject.inventory.vae
     return subject.plan.pipeline.vae.tiling and not (vae is not None and vae.supports_tiling)
@@ -100,6 +105,15 @@ RULES: tuple[Rule[PlanSubject], ...] = (
         "this denoiser has no QKV fusion",
         "diffusers models/attention.py",
         _cannot_fuse,
+    ),
+    Rule(
+        "fuse-qkv-joint-attention",
+        "impossible",
+        "fused attention of Stable Diffusion 3 leaves out the norms of queries and keys, and fails "
+        "where a block attends to the picture alone",
+        "diffusers models/attention_processor.py, FusedJointAttnProcessor2_0",
+        _fuses_joint_attention,
+        {"diffusers": "<0.43"},
     ),
     Rule(
         "vae-tiling-support",

@@ -33,19 +33,30 @@ class Durations:
 
     def expected_s(self, rung: Rung, entry: Entry) -> float:
         """Seconds of a trial of this plan: the median of what each trial of the rung implies,
-        else of other rungs' trials, in proportion to the typical durations."""
+        else of other rungs' trials, in proportion to the typical durations. Among those a trial
+        of the same denoiser says more than all others: compiling it took what it takes."""
         own = self._implied_s(rung, entry)
         if own:
             return median(own)
-        ratios = [
-            s / TYPICAL_S[other] for other in STEP_RUNGS for s in self._implied_s(other, entry)
-        ]
+        ratios = self._ratios(entry, same=True) or self._ratios(entry, same=False)
         return TYPICAL_S[rung] * (median(ratios) if ratios else trial_cost(entry.plan))
 
-    def _implied_s(self, rung: Rung, entry: Entry) -> list[float]:
+    def _ratios(self, entry: Entry, *, same: bool) -> list[float]:
+        """What trials of every rung imply over what is typical there."""
+        return [
+            s / TYPICAL_S[rung]
+            for rung in STEP_RUNGS
+            for s in self._implied_s(rung, entry, same_denoiser=same)
+        ]
+
+    def _implied_s(self, rung: Rung, entry: Entry, *, same_denoiser: bool = False) -> list[float]:
         """What each finished trial of the rung says of this plan's duration there."""
         ended = [(t, t.measurement) for t in self._ledger.at(rung) if t.duration_s > 0]
-        return [self._scaled_s(rung, t, measured, entry) for t, measured in ended if measured]
+        return [
+            self._scaled_s(rung, trial, measured, entry)
+            for trial, measured in ended
+            if measured and (not same_denoiser or self._view.runs_alike(trial, entry))
+        ]
 
     def _scaled_s(self, rung: Rung, trial: Trial, measured: Measurement, entry: Entry) -> float:
         """Loading scales with what stays on the host; requests scale with latency, a denoiser trial

@@ -12,7 +12,7 @@ spent on an unsure one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from registry.plan import Plan
 from registry.record import Objective, Trial
@@ -22,16 +22,16 @@ from tuner.objective import Judge
 from tuner.search.entry import Entry, make_entry
 from tuner.search.finalists import uncovered
 from tuner.search.ledger import Ledger
+from tuner.search.parts import ANYTIME, EXHAUSTIVE, WHOLE, Parts
 from tuner.search.proposal import Proposal, Proven, Standing, Untried, UntriedKind
 from tuner.search.prospects import Prospects
 from tuner.search.stages import MIN_GAIN, Stages
-
-Stage = Callable[[float | None], Proposal | None]
 
 
 class Search:
     """One study's search. `steps` is the number of denoising steps of a request, `denoiser` its
     component's name, `reference` the baseline, whose trial at the pipeline rung needs no verdict.
+    `parts` are all of them but for a benchmark.
 
     Raises ValueError where there is no candidate at all.
     """
@@ -47,6 +47,7 @@ class Search:
         reference: Candidate | None = None,
         budget_bytes: int | None = None,
         exhaustive: bool = False,
+        parts: Parts = WHOLE,
     ) -> None:
         judge = Judge(objective, workload, steps)
         known = [*([reference] if reference else []), *candidates]
@@ -61,7 +62,8 @@ class Search:
         self._judge = judge
         self._reference = reference.plan.digest if reference else None
         self._budget_bytes = budget_bytes
-        self._exhaustive = exhaustive
+        self._parts = parts
+        self._stages = parts.stages or (EXHAUSTIVE if exhaustive else ANYTIME)
         self._ledger = Ledger()
         self._latest: Prospects | None = None
 
@@ -72,9 +74,9 @@ class Search:
 
     def ask(self, remaining_s: float | None = None) -> Proposal | None:
         """The next trial, or None when the search is over. `remaining_s` None: no time limit."""
-        stages = Stages(self._view, self._ledger)
-        for stage in self._order(stages):
-            proposal = stage(remaining_s)
+        stages = Stages(self._view, self._ledger, by_time=self._parts.by_time)
+        for name in self._stages:
+            proposal: Proposal | None = getattr(stages, name)(remaining_s)
             if proposal is not None:
                 return proposal
         return None
@@ -83,13 +85,6 @@ class Search:
     def proof_s(self) -> float:
         """Seconds that the most promising plan takes from here until it is proved."""
         return Stages(self._view, self._ledger).proof_s()
-
-    def _order(self, stages: Stages) -> tuple[Stage, ...]:
-        prove = (stages.prove, stages.replay_winner, stages.replay_others)
-        if self._exhaustive:
-            return (stages.every_denoiser, stages.every_pipeline, *prove, stages.settle)
-        explored = (stages.probe, stages.prove_first, stages.explore)
-        return (*explored, *prove, stages.settle, stages.last_chance, stages.widen)
 
     def best(self) -> Standing | None:
         """The best plan known so far, for a live view."""
@@ -132,6 +127,7 @@ class Search:
                 self._judge,
                 reference=self._reference,
                 budget_bytes=self._budget_bytes,
+                parts=self._parts,
             )
         return self._latest
 

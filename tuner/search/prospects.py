@@ -8,14 +8,15 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, reduce
 
-from registry.record import Measurement, Rung
+from registry.record import Measurement, Rung, Trial
 from tuner.gate import compare_replay
 from tuner.objective import Judge, Score, start_up_s
 from tuner.search.duel import Timing, Verdict, challenge
 from tuner.search.entry import Entry
 from tuner.search.ledger import STEP_RUNGS, Ledger
-from tuner.search.setbacks import Setbacks, as_large
-from tuner.search.surrogate import ErrorModel, Prediction, Sample, expected_gain
+from tuner.search.parts import WHOLE, Errors, Parts
+from tuner.search.setbacks import as_large
+from tuner.search.surrogate import Prediction, Sample, expected_gain
 
 CONFIDENCE_SD = 2.0
 """A plan can win if its prediction, better by this many standard deviations, would."""
@@ -38,16 +39,17 @@ class Prospects:
         *,
         reference: str | None,
         budget_bytes: int | None,
+        parts: Parts = WHOLE,
     ) -> None:
         self.entries = entries
         self._ledger = ledger
         self._judge = judge
         self.reference = reference
-        self._budget_bytes = budget_bytes
+        self._budget_bytes, self._parts = budget_bytes, parts
         self._by_digest = {entry.digest: entry for entry in entries}
         self._common = frozenset.intersection(*(entry.denoiser_choices for entry in entries))
         self._predictions: dict[str, Prediction] = {}
-        self.setbacks = Setbacks(ledger, self._by_digest, self._worked())
+        self.setbacks = parts.setbacks(ledger, self._by_digest, self._worked())
 
     def projected(self, entry: Entry) -> Score | None:
         """Score of whole requests by steps measured on this plan or one with the same denoiser."""
@@ -181,6 +183,11 @@ class Prospects:
                 chosen[entry.denoiser] = entry
         return tuple(chosen.values())
 
+    def runs_alike(self, trial: Trial, entry: Entry) -> bool:
+        """Whether the trial's denoiser is this plan's."""
+        tried = self._by_digest.get(trial.plan.digest)
+        return tried is not None and tried.denoiser == entry.denoiser
+
     def first_timed(self, entry: Entry) -> Measurement | None:
         """The measurement that timed this plan's denoiser first, whichever plan it was."""
         return self._steps_by_denoiser.get(entry.denoiser)
@@ -204,8 +211,8 @@ class Prospects:
         return found
 
     @cached_property
-    def _errors(self) -> ErrorModel:
-        return ErrorModel(list(self._samples()))
+    def _errors(self) -> Errors:
+        return self._parts.errors(list(self._samples()))
 
     def _samples(self) -> Iterator[Sample]:
         for entry in self.entries:

@@ -47,11 +47,13 @@ PROOF: tuple[Rung, ...] = ("pipeline", "replay")
 
 
 class Stages:
-    """One moment's stages. `remaining_s` is None without a time limit."""
+    """One moment's stages. `remaining_s` is None without a time limit; `by_time` weighs what a
+    trial promises by how long it takes."""
 
-    def __init__(self, view: Prospects, ledger: Ledger) -> None:
+    def __init__(self, view: Prospects, ledger: Ledger, *, by_time: bool = True) -> None:
         self._view = view
         self._ledger = ledger
+        self._by_time = by_time
         self._durations = Durations(view, ledger)
 
     def probe(self, remaining_s: float | None) -> Proposal | None:
@@ -249,4 +251,5 @@ class Stages:
 
     def _worth(self, entry: Entry, target_s: float) -> float:
         """Expected gain for each second of trial."""
-        return self._view.gain(entry, target_s) / self._durations.expected_s("denoiser", entry)
+        gain = self._view.gain(entry, target_s)
+        return gain / self._durations.expected_s("denoiser", entry) if self._by_time else gain

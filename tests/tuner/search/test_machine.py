@@ -672,3 +672,18 @@ def test_finalists_far_apart_cost_no_second_look() -> None:
     proposal = search.ask()
     assert proposal is None or "drift" not in proposal.reason
     assert search.in_doubt() == ()
+
+
+def test_a_proof_is_expected_to_take_as_long_as_the_plans_own_trial_says() -> None:
+    """Others that were slow to compile say nothing of it: the leader is proved in what is left."""
+    search = make_search()
+    for plan, step_ms, duration_s in (
+        (FAST, 90.0, 20.0),
+        (TENSOR, 110.0, 90.0),
+        (INT8, 140.0, 90.0),
+    ):
+        measured = measurement("denoiser", step_ms)
+        done = trial("denoiser", plan, measured=measured, verdict=GOOD, duration_s=duration_s)
+        search.tell(done)
+    proposal = ask(search, 90.0)
+    assert (proposal.rung, proposal.plan) == ("pipeline", FAST)
