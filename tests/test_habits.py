@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,3 +97,32 @@ def error_kinds(base: type[TunerError]) -> Iterator[type[TunerError]]:
     yield base
     for kind in base.__subclasses__():
         yield from error_kinds(kind)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "called"),
+    [
+        ((0,), 0, ["run", "get-plan"]),
+        ((1, 0), 0, ["run", "run", "get-plan"]),
+        ((1, 1, 1), 1, ["run", "run", "run"]),
+        ((5,), 5, ["run"]),
+    ],
+)
+def test_the_demo_goes_on_where_a_busy_machine_proved_nothing(
+    tmp_path: Path, codes: tuple[int, ...], code: int, called: list[str]
+) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "codes").write_text("".join(f"{value}\n" for value in codes))
+    shutil.copy(Path(__file__).parents[1] / "scripts" / "demo", tmp_path / "scripts")
+    tuner = """echo "$1" >>called
+        [[ $1 == get-plan ]] && exit
+        code=$(head -n 1 codes); sed -i 1d codes; exit "$code\""""
+    programs = {"scripts/install": "", ".venv/bin/tuner": tuner, ".venv/bin/python": ""}
+    for name, text in programs.items():
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        program.chmod(0o755)
+    ended = subprocess.run(tmp_path / "scripts" / "demo", capture_output=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert (tmp_path / "called").read_text().split() == called

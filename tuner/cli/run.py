@@ -56,7 +56,8 @@ MAX_SEED = 2**63 - 1
     "--time-limit",
     "time_limit_s",
     type=DURATION,
-    help="Publish the best proved by then, such as 8m or 1h30m.  [default: none]",
+    help="Publish the best proved by then, such as 8m or 1h30m; with --separate, of each size."
+    "  [default: none]",
 )
 @click.option(
     "--audit",

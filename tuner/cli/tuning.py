@@ -119,9 +119,8 @@ def tune(options: RunOptions) -> int:
             if options.python is not None:
                 detection = as_seen_by_worker(runner, detection)
             place = Workplace(settings, detection, registry, runner, SystemClock())
-            outcomes_ = [_watched(place, request, options) for request in requests]
-    _print(outcomes_, options)
-    return 0 if all(outcome.published for outcome in outcomes_) else NOTHING_PROVED
+            ended = _each(place, requests, options)
+    return 0 if all(outcome.published for outcome in ended) else NOTHING_PROVED
 
 
 def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
@@ -187,6 +186,22 @@ def as_seen_by_worker(runner: Runner, detection: Detection) -> Detection:
         return replace(detection, environment=outcome.hello.environment)
     reason = outcome.failure.message if outcome.failure else "it did not describe itself"
     raise TrialFailed(f"--python cannot run trials: {reason}", hint=f"Its log: {outcome.log_path}")
+
+
+def _each(
+    place: Workplace, requests: tuple[StudyRequest, ...], options: RunOptions
+) -> list[StudyOutcome]:
+    """How the studies ended, printed also where a later one is stopped or fails: they are
+    published by then."""
+    ended: list[StudyOutcome] = []
+    try:
+        for request in requests:
+            outcome = _watched(place, request, options)
+            ended.append(outcome)
+    finally:
+        if ended:
+            _print(ended, options)
+    return ended
 
 
 def _watched(place: Workplace, request: StudyRequest, options: RunOptions) -> StudyOutcome:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from registry.errors import InvalidPlan
 from registry.plan import LayerScheme, Quantization
@@ -61,9 +62,9 @@ def scheme_of(name: str, layer: nn.Linear, plan: Quantization) -> LayerScheme:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a layer's weight is already a torchao tensor, or one of ours made of its parts."""
+    """Whether a layer's weight is made of other tensors: torchao's, ours, an exported script's."""
     weight = module._parameters.get("weight")
-    return weight is not None and type(weight.data).__module__.startswith(("torchao.", "tuner."))
+    return weight is not None and is_traceable_wrapper_subclass(weight.data)
 
 
 def quantize_layer(name: str, layer: nn.Linear, scheme: LayerScheme) -> None:

@@ -34,7 +34,9 @@ class Timing:
 
 
 def challenge(incumbent: Sequence[Timing], challenger: Sequence[Timing]) -> Verdict:
-    """Whether the challenger beats the incumbent by more than the spread of either's samples.
+    """Whether the challenger beats the incumbent by more than the spread of the samples compared.
+    Each order is held to its own trials' spread: one that was disturbed leaves its order open, and
+    does not take from what calmer trials tell in the other.
 
     Raises ValueError where one of them was never timed.
     """
@@ -43,27 +45,45 @@ def challenge(incumbent: Sequence[Timing], challenger: Sequence[Timing]) -> Verd
     apart = _mean_log(challenger) - _mean_log(incumbent)
     if abs(apart) > math.log(CLOSE):
         return "won" if apart < 0 else "lost"
-    spread = max(item.score.spread_s / item.score.value_s for item in (*incumbent, *challenger))
     after, before = _differences(incumbent, challenger)
-    orders = [fmean(found) for found in (after, before) if found]
-    if all(difference >= -spread for difference in orders):
+    faster = [_is_faster(found) for found in (after, before) if found]
+    if not any(faster):
         return "lost"
-    return "won" if len(orders) == 2 and max(orders) < -spread else "open"
+    return "won" if len(faster) == 2 and all(faster) else "open"
+
+
+def _is_faster(differences: Sequence[_Difference]) -> bool:
+    spread = max(item.spread for item in differences)
+    return fmean(item.logarithm for item in differences) < -spread
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Of two trials next to each other: the logarithm of challenger over incumbent, and the larger
+    of their relative spreads."""
+
+    logarithm: float
+    spread: float
 
 
 def _differences(
     incumbent: Sequence[Timing], challenger: Sequence[Timing]
-) -> tuple[list[float], list[float]]:
-    """Logarithms of challenger over incumbent, of trials next to each other: where the challenger
-    ran after, and where it ran before."""
-    found: tuple[list[float], list[float]] = ([], [])
+) -> tuple[list[_Difference], list[_Difference]]:
+    """Where the challenger ran after, and where it ran before."""
+    found: tuple[list[_Difference], list[_Difference]] = ([], [])
     marked = [*((item, False) for item in incumbent), *((item, True) for item in challenger)]
     in_order = sorted(marked, key=lambda item: (item[0].at, item[1]))
     for (first, first_is_new), (second, second_is_new) in pairwise(in_order):
         if first_is_new != second_is_new:
-            difference = math.log(second.score.value_s / first.score.value_s)
-            found[first_is_new].append(-difference if first_is_new else difference)
+            logarithm = math.log(second.score.value_s / first.score.value_s)
+            spread = max(_spread(first), _spread(second))
+            signed = -logarithm if first_is_new else logarithm
+            found[first_is_new].append(_Difference(signed, spread))
     return found
+
+
+def _spread(timing: Timing) -> float:
+    return timing.score.spread_s / timing.score.value_s
 
 
 def _mean_log(timings: Sequence[Timing]) -> float:

@@ -111,6 +111,27 @@ def test_separate_sizes_are_a_study_each(study: FakeStudy, capsys: Captured) -> 
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
+@pytest.mark.parametrize(
+    ("stop", "code"), [(NothingFits("no plan fits"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_what_was_published_is_told_though_a_later_size_fails(
+    stop: BaseException, code: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    endings: list[StudyOutcome | BaseException] = [proved(), stop]
+
+    def end() -> StudyOutcome:
+        ending = endings.pop(0)
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    monkeypatch.setattr(tuning, "run_study", FakeStudy(end))
+    sizes = ["--resolution", "128x64", "--resolution", "64x64"]
+    assert run([*ASKED, *sizes, "--separate", "--json"]) == code
+    (outcome,) = json.loads(capsys.readouterr().out)
+    assert outcome["study"] == "5f3c"
+
+
 def test_the_winner_is_printed_beside_the_baseline(study: FakeStudy, capsys: Captured) -> None:
     assert run(ASKED) == 0
     printed = capsys.readouterr()

@@ -173,6 +173,7 @@ def test_a_script_of_a_mixed_plan_quantizes_each_layer_as_apply_does(
     layers: dict[str, LayerScheme] = {
         "*.to_*": "int8_weight_only",
         "*transformer_blocks.*.to_q": "float8_weight_only",
+        "*transformer_blocks.*.to_v": "float8_static_tensor",
     }
     mixed = Quantization(scheme="mixed", layers=layers, skip=("*embed*",), min_features=32)
     plan = plan_of(dtype="float32", components={tiny.denoiser: ComponentPlan(quantization=mixed)})
@@ -180,6 +181,7 @@ def test_a_script_of_a_mixed_plan_quantizes_each_layer_as_apply_does(
     assert tiny.exported(plan, tmp_path, monkeypatch) == ours
     assert ours.layers[tiny.denoiser]["Linear/Int8Tensor"] > 0
     assert ours.layers[tiny.denoiser]["Linear/Float8Tensor"] > 0
+    assert ours.layers[tiny.denoiser]["Linear/StaticFloat8Tensor"] > 0
 
 
 def test_another_plan_makes_another_picture(
@@ -232,6 +234,9 @@ ON_A_GPU = {
                 compilation=Compilation(scope="regional", fullgraph=True),
             ),
         },
+    ),
+    "recorded as a graph": plan_of(
+        components={"transformer": ComponentPlan(compilation=Compilation(cuda_graph=True))},
     ),
 }
 

@@ -32,6 +32,8 @@ def drawn(spec: ModelSpec, denoiser: str, compilation: Compilation) -> tuple[Any
     return pipe, picture(pipe)
 
 
+# diffusers asks for torch's version through a cache, which Dynamo looks through.
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.parametrize("scope", ["none", "regional", "whole"])
 @pytest.mark.parametrize(
     ("spec", "denoiser"), [(FLUX, "transformer"), (SDXL, "unet")], ids=["flux", "sdxl"]

@@ -109,3 +109,12 @@ def test_far_apart_any_trials_tell(ratio: float, verdict: str) -> None:
 def test_it_takes_two() -> None:
     with pytest.raises(ValueError, match="never timed"):
         challenge(timings(1.0, [0.0]), [])
+
+
+def test_a_disturbed_trial_takes_nothing_from_calm_ones() -> None:
+    """FLUX within 8 GB on an H200: the incumbent's first trial scattered by 6%, and the plan that
+    was 5 to 8% faster in both orders was not believed."""
+    incumbent = [*timings(5.316, [0.0], spread=0.062), *timings(5.138, [0.9], spread=0.003)]
+    challenger = timings(4.89, [0.5, 0.6], spread=0.005)
+    assert challenge(incumbent, challenger) == "won"
+    assert challenge(timings(5.138, [0.0], spread=0.062), challenger) == "lost"
