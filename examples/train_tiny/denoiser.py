@@ -42,7 +42,7 @@ class Training:
         for step, share in stage.steps():
             if step % RENEWED_EVERY == 0:
                 pool.renew()
-            rate = learning_rate(self._size.denoiser_rate, step, share, warm_up=300)
+            rate = learning_rate(self._size.denoiser_rate, step, share, warm_up=200)
             self._hardware.set_rate(self._optimizer, rate)
             loss, norm = self._step(pool, step)
             if step % NOTED_EVERY == 0:
@@ -76,7 +76,8 @@ class Training:
         if rest or not self._size.long_texts:
             return self._size.batch, TEXT_TOKENS
         length = self._size.long_texts[turn % len(self._size.long_texts)]
-        return max(1, self._size.batch * 2 * TEXT_TOKENS // (length + TEXT_TOKENS)), length
+        image = self._size.image_tokens
+        return max(1, self._size.batch * (image + TEXT_TOKENS) // (image + length)), length
 
 
 def flow_loss(denoiser: Denoiser, latents: Tensor, ids: Tensor) -> Tensor:

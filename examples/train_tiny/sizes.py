@@ -32,6 +32,12 @@ class Size:
     vae_rate: float = 7e-4
     long_texts: tuple[int, ...] = (64, 128, 256, 512)
 
+    @property
+    def image_tokens(self) -> int:
+        """What a picture is to the denoiser: each VAE level but the last halves it, packing too."""
+        side: int = self.pixels // 2 ** len(self.vae_channels)
+        return side * side
+
 
 SIZES = {
     "full": Size(
@@ -47,15 +53,15 @@ SIZES = {
         single_blocks=5,
         vae_batch=128,
         classifier_batch=512,
-        batch=1024,
+        batch=512,
         pool=196_608,
-        chunk=1024,
+        chunk=512,
         denoiser_rate=1e-3,
     ),
     "tiny": Size(
-        pixels=64,
-        vae_channels=(16, 16, 32, 32),
-        latent_channels=16,
+        pixels=32,
+        vae_channels=(16, 32, 32),
+        latent_channels=8,
         text_width=64,
         text_layers=1,
         heads=4,
@@ -63,12 +69,13 @@ SIZES = {
         rope=(8, 12, 12),
         double_blocks=1,
         single_blocks=2,
-        vae_batch=16,
-        classifier_batch=48,
-        batch=96,
+        vae_batch=32,
+        classifier_batch=16,
+        batch=32,
         pool=4096,
         chunk=64,
         denoiser_rate=2e-3,
+        vae_rate=2e-3,
         long_texts=(64, 128),
     ),
 }
