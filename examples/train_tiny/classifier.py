@@ -74,10 +74,13 @@ def load_classifier(path: Path) -> Classifier:
 def train_classifier(
     size: Size, feed: Feed, hardware: Hardware, stage: Stage, journal: Journal
 ) -> Classifier:
-    """Trained until `stage` is over, on noisy pictures so that it does not rely on fine detail."""
+    """Trained until `stage` is over, on noisy pictures so that it does not rely on fine detail.
+
+    It sees the held-out combinations too: a judge must know what the judged must not.
+    """
     model = Classifier().to(hardware.device)
     optimizer = hardware.adam(model.parameters(), RATE)
-    batches = feed.batches(0, size.classifier_batch)
+    batches = feed.batches(0, size.classifier_batch, with_held_out=True)
     for step, share in stage.steps():
         hardware.set_rate(optimizer, learning_rate(RATE, step, share))
         batch = next(batches)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import Self
 
@@ -36,14 +37,20 @@ class Feed:
     def __exit__(self, *ending: object) -> None:
         self._open.close()
 
-    def batches(self, name: int, size: int) -> Iterator[SceneBatch]:
+    def batches(self, name: int, size: int, *, with_held_out: bool = False) -> Iterator[SceneBatch]:
         """An endless series of batches of `size` scenes; another one for every `name`."""
-        seed = self._seed * 1000 + name
+        make = partial(
+            training_batch,
+            self._domain,
+            self._seed * 1000 + name,
+            size=size,
+            with_held_out=with_held_out,
+        )
         if self._pool is None:
-            yield from (training_batch(self._domain, seed, index, size) for index in count())
+            yield from (make(index) for index in count())
             return
         waiting: deque[Future[SceneBatch]] = deque()
         for index in count():
-            waiting.append(self._pool.submit(training_batch, self._domain, seed, index, size))
+            waiting.append(self._pool.submit(make, index))
             if len(waiting) > AHEAD * self._workers:
                 yield waiting.popleft().result()

@@ -58,11 +58,14 @@ class SceneBatch:
         return len(self.captions)
 
 
-def training_batch(domain: Domain, seed: int, index: int, size: int) -> SceneBatch:
+def training_batch(
+    domain: Domain, seed: int, index: int, size: int, *, with_held_out: bool = False
+) -> SceneBatch:
     """The batch number `index` of an endless series; worker processes are asked for it."""
+    held_out = None if with_held_out else False
     name = f"{seed}/{index}"
     source = random.Random(f"captions/{name}")
-    some = list(islice(scenes(domain, f"train/{name}"), size))
+    some = list(islice(scenes(domain, f"train/{name}", held_out=held_out), size))
     return lay_out(some, name, [training_caption(scene, source) for scene in some])
 
 

@@ -134,12 +134,12 @@ DOMAINS = {
 """`narrow` is small enough to be learnt on a CPU in minutes."""
 
 
-def scenes(domain: Domain, seed: str, *, held_out: bool = False) -> Iterator[Scene]:
-    """Scenes without end, the same for the same `seed`; all of them held out, or none."""
+def scenes(domain: Domain, seed: str, *, held_out: bool | None = False) -> Iterator[Scene]:
+    """Scenes without end, the same for the same `seed`: held out, not, or (None) both kinds."""
     source = random.Random(seed)
     while True:
         scene = _scene(domain, source)
-        if scene.held_out == held_out:
+        if held_out in (None, scene.held_out):
             yield scene
 
 
