@@ -30,11 +30,13 @@ COUNTED_WITH = ("torch", "diffusers", "transformers")
 
 def inventory_key(model: ModelSpec) -> str:
     """What an inventory is kept under. A local folder is known by its files' names, sizes and
-    times, never by its path."""
+    times, never by its path; one that is shipped with a release by sizes alone, since an
+    installation gives its files new times."""
     ref = model.ref
     revision = f"@{ref.revision}" if ref.revision else ""
     seed = f":{model.seed}" if ref.weights == "random" else ""
-    folder = f"#{_fingerprint(Path(model.path))}" if model.path else ""
+    dated = ref.source == "local"
+    folder = f"#{_fingerprint(Path(model.path), dated=dated)}" if model.path else ""
     return f"{ref.source}:{ref.name}{revision}:{ref.weights}{seed}{folder}"
 
 
@@ -105,7 +107,9 @@ def _covers(inventory: ModelInventory, workload: Workload) -> bool:
     return all(inventory.profile(shape) is not None for shape in workload.shapes)
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(folder: Path, *, dated: bool) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])
+    return digest(
+        [[name, stat.st_size, *([stat.st_mtime_ns] if dated else [])] for name, stat in stats]
+    )

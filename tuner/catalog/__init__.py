@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -39,17 +40,20 @@ class ComponentSpec(Frozen):
 
 
 class CatalogModel(Frozen):
-    """`random_only` models have no published weights; `hub_id` is None for them."""
+    """`random_only` models have no published weights; `hub_id` is None for them. Of others it is
+    None where this release ships the model whole, in `folder` of `weights/`: then the configs are
+    there too."""
 
     name: str
     hub_id: str | None
+    folder: str | None = None
     pipeline_class: str
     description: str
     default_steps: int
     default_resolution: tuple[int, int]
     default_text_tokens: int
     random_only: bool
-    components: FrozenMapping[ComponentSpec]
+    components: FrozenMapping[ComponentSpec] = Field(default={}, validate_default=True)
 
 
 def names() -> tuple[str, ...]:
@@ -68,6 +72,20 @@ def entry(name: str) -> CatalogModel:
         )
     text = (files(__name__) / "models" / f"{name}.json").read_text(encoding="utf-8")
     return CatalogModel.model_validate(json.loads(text))
+
+
+def shipped_folder(model: CatalogModel) -> Path | None:
+    """The diffusers folder of a model that this release ships. Raises UnknownModel where the
+    package is not installed as files."""
+    if model.folder is None:
+        return None
+    folder = Path(str(files(__name__) / "weights" / model.folder))
+    if not folder.is_dir():
+        raise UnknownModel(
+            f"the weights of {model.name!r} are not at {folder}",
+            hint="Install diffusion-tuner from its wheel, unzipped, as pip does.",
+        )
+    return folder
 
 
 @cache
