@@ -1,0 +1,128 @@
+"""The daemon's part of `config.toml`: a schema, its defaults, and what is wrong with a file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from datetime import datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from registry.base import Frozen
+from registry.errors import InvalidInput
+from tuner.units import parse_bytes, parse_duration_s
+
+CONFIG_FILE = "config.toml"
+_HOURS = re.compile(r"(\d{1,2}:\d{2})-(\d{1,2}:\d{2})")
+
+
+def _seconds(value: Any) -> Any:
+    return _parsed(parse_duration_s, value, "a duration such as '10m'")
+
+
+def _bytes(value: Any) -> Any:
+    return _parsed(parse_bytes, value, "an amount of memory such as '1GiB'")
+
+
+def _parsed(parse: Any, value: Any, what: str) -> Any:
+    """A bare number would leave its unit to be guessed."""
+    if isinstance(value, float):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not {what}")  # noqa: TRY004 - pydantic reports this one
+    try:
+        return parse(value)
+    except InvalidInput as error:
+        raise ValueError(error.message) from None
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
+Bytes = Annotated[float, BeforeValidator(_bytes), Field(gt=0)]
+
+
+class Hours(Frozen):
+    """A part of the day, local time; over midnight where it ends before it begins."""
+
+    begin: time
+    end: time
+
+    @classmethod
+    def parse(cls, value: Any) -> Any:
+        match = _HOURS.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f"{value!r} is not a part of the day such as '22:00-07:00'")
+        begin, end = (time.fromisoformat(part.zfill(5)) for part in match.groups())
+        return cls(begin=begin, end=end)
+
+    def holds(self, moment: datetime) -> bool:
+        """`moment` in local time."""
+        now = moment.time()
+        if self.begin <= self.end:
+            return self.begin <= now < self.end
+        return now >= self.begin or now < self.end
+
+
+PartOfDay = Annotated[Hours, BeforeValidator(Hours.parse)]
+
+
+class IdleConfig(Frozen):
+    """When a GPU counts as idle: for `window` no more memory and load than this."""
+
+    window: Seconds = 60.0
+    memory: Bytes = float(2**30)
+    utilization_percent: int = Field(default=10, ge=0, le=100)
+
+
+class DaemonConfig(Frozen):
+    """`[daemon]`. `lease` is how long a job stays with a daemon that went silent; `drift` is how
+    often the machine is held against its records; `quiet_hours`, where given, are the only ones in
+    which it tunes; `interpreters` are apps' whose environments are watched beside the daemon's
+    own; `nice` is the priority its jobs run at."""
+
+    lease: Seconds = 120.0
+    heartbeat: Seconds = 20.0
+    step: Seconds = 1.0
+    drift: Seconds = 600.0
+    nice: int = Field(default=10, ge=0, le=19)
+    quiet_hours: tuple[PartOfDay, ...] = ()
+    interpreters: tuple[str, ...] = ()
+    idle: IdleConfig = IdleConfig()
+
+
+class Config(Frozen):
+    """The whole file."""
+
+    daemon: DaemonConfig = DaemonConfig()
+
+
+def load_config(path: Path) -> Config:
+    """The defaults where there is no file. Raises InvalidInput naming the file and each wrong key
+    with what is accepted."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from error
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"{path}: " + "; ".join(_problems(error)),
+            hint="`tuner config show` lists every key with its value.",
+        ) from None
+    if config.daemon.heartbeat * 2 > config.daemon.lease:
+        raise InvalidInput(
+            f"{path}: daemon.heartbeat must be at most half of daemon.lease, or a late heartbeat "
+            "loses the job"
+        )
+    return config
+
+
+def _problems(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'].removeprefix('Value error, ')}"
+        for one in error.errors(include_url=False)
+    ]
