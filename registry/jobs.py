@@ -65,8 +65,8 @@ class JobKey(Frozen):
 
 
 class JobBody(Frozen):
-    """What was enqueued. `first` are digests of plans to measure before all others, the best
-    first; `runtime` is the digest of the runtime whose appearance led to the job."""
+    """What was enqueued. `first` are ids of records whose plans are measured before all others, the
+    best first; `environment` is the digest of the one whose appearance led to the job."""
 
     model_config = ConfigDict(defer_build=True)
 
@@ -75,7 +75,7 @@ class JobBody(Frozen):
     steps: int | None = None
     time_limit_s: float | None = None
     first: tuple[str, ...] = ()
-    runtime: str | None = None
+    environment: str | None = None
 
 
 class Job(Frozen):

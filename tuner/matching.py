@@ -102,9 +102,15 @@ def _differences(
     if not covers(record, request.workload):
         label = request.workload.label
         yield "resolution", f"shapes: proved at {record.workload.label}, not {label}"
-    own, other = environment, record.environment
-    for text in (*_hardware(own.hardware, other.hardware), *_runtime(own.runtime, other.runtime)):
+    for text in environment_changes(environment, record.environment):
         yield "stale", text
+
+
+def environment_changes(own: Environment, other: Environment) -> tuple[str, ...]:
+    """In words what differs here (`own`) from where something was proved: nothing for an exact
+    answer."""
+    hardware = _hardware(own.hardware, other.hardware)
+    return (*hardware, *_runtime(own.runtime, other.runtime))
 
 
 def _same_weights(request: Request, record: TuningRecord) -> bool:

@@ -44,7 +44,9 @@ class JobConformance:
     # Asking
 
     def test_a_job_keeps_what_it_was_asked(self, jobs: JobQueue) -> None:
-        body = samples.job(reason="drift", first=("c" * 64,), time_limit_s=60.5, runtime="d" * 64)
+        body = samples.job(
+            reason="drift", first=("c" * 64,), time_limit_s=60.5, environment="d" * 64
+        )
         job, is_new = jobs.enqueue(body, priority=7, now=NOW)
         assert is_new
         assert (job.body, job.status, job.priority, job.enqueued_at) == (body, "queued", 7, NOW)

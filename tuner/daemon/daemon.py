@@ -17,11 +17,13 @@ from registry.errors import DeviceBusy, InvalidInput
 from tuner.clock import Clock
 from tuner.config import Settings
 from tuner.daemon.config import CONFIG_FILE, DaemonConfig, load_config
+from tuner.daemon.describe import describe
 from tuner.daemon.logs import say, warn
 from tuner.daemon.manners import IdleGate, Manners, gpu_monitor
 from tuner.daemon.notify import Notifier
 from tuner.daemon.service import Post, Service
 from tuner.daemon.ticks import SILENCE, Every, Ticks
+from tuner.daemon.watcher import Watcher
 from tuner.detect import CPU, Detection, detect
 from tuner.locks import DeviceLock
 from tuner.nvml import Nvml, open_nvml
@@ -96,10 +98,13 @@ class Daemon:
         self._start, self._post, self._clock, self._nvml = start, post, clock, nvml
         self._config = start.config
         self._notifier = Notifier(start.settings.environ)
-        intervals = {
-            STEP: Every(self._config.step, lambda: self._ticks.post(STEP)),
-        }
-        self._ticks = Ticks(intervals)
+        self._watcher = self._made_watcher()
+        self._ticks = Ticks(
+            {
+                STEP: Every(self._config.step, lambda: self._ticks.post(STEP)),
+                DRIFT: Every(self._config.drift, self._watcher.look, at_once=True),
+            }
+        )
         self._service = Service(
             post,
             self._config,
@@ -136,6 +141,7 @@ class Daemon:
 
     def _work_off(self) -> None:
         """Until nothing is left; for a device in use, no longer than it takes to know that."""
+        self._watcher.look()
         give_up_s = self._clock.monotonic_s() + self._config.idle.window + 3 * self._config.step
         while STOP not in self._ticks.wait(0 if self._service.working is None else 0.1):
             if self._service.step():
@@ -162,6 +168,16 @@ class Daemon:
 
     def _closed(self, working: bool) -> str | None:
         return self._manners.closed(working)
+
+    def _made_watcher(self) -> Watcher:
+        environ, gpu = self._start.settings.environ, self._post.gpu
+        return Watcher(
+            self._post.registry,
+            lambda python: describe(python, gpu, environ),
+            lambda: self._config.interpreters,
+            self._post.kind,
+            self._clock,
+        )
 
     def _made_manners(self) -> Manners:
         gate = None

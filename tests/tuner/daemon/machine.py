@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.client import open_registry
+from registry.environment import Environment
 from registry.job_queue import JobQueue
 from registry.jobs import Job, JobBody, JobKey
 from registry.store import Registry
@@ -20,6 +22,7 @@ from registry.workload import Workload
 from tests.tuner.study_bench import GB, SCRIPT, SQUARE, StudyBench
 from tuner.clock import SystemClock
 from tuner.config import Settings
+from tuner.daemon.describe import describe
 from tuner.daemon.owner import is_gone
 from tuner.models import resolve_model
 
@@ -44,7 +47,10 @@ class DaemonMachine:
         self.home = root / "machine"
         (self.home / "config").mkdir(parents=True)
         (self.home / "config" / "config.toml").write_text(CONFIG)
-        self.environ = {**os.environ, "TUNER_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        self.site = root / "site"
+        self.site.mkdir()
+        paths = f"{self.site}:{ROOT}"
+        self.environ = {**os.environ, "TUNER_HOME": str(self.home), "PYTHONPATH": paths}
         self.python = self._fake_python()
         self.registry: Registry = open_registry(self.registry_path)
 
@@ -100,6 +106,21 @@ class DaemonMachine:
         assert daemon.returncode == 0, err
         return err
 
+    def install(self, package: str, version: str) -> None:
+        """What pip leaves of a package for others to read; one version at a time."""
+        for former in self.site.glob(f"{package}-*.dist-info"):
+            shutil.rmtree(former)
+        folder = self.site / f"{package}-{version}.dist-info"
+        folder.mkdir()
+        text = f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n"
+        (folder / "METADATA").write_text(text)
+
+    def be_real(self) -> Environment:
+        """From now on workers say of themselves what is true of the interpreter."""
+        self.bench.environment = describe(str(self.python), "cpu", self.environ)
+        self.bench.write_table()
+        return self.bench.environment
+
     def wait_for(self, wanted: Callable[[], object], limit_s: float = SETTLE_S) -> None:
         deadline_s = time.monotonic() + limit_s
         while not wanted():
@@ -129,10 +150,16 @@ class DaemonMachine:
         return [owner for owner in owners if owner and not is_gone(owner)]
 
     def _fake_python(self) -> Path:
-        """An interpreter, as far as `--python` can tell."""
+        """An interpreter, as far as `--python` and drift can tell: it describes itself as a real
+        one would that has the packages in `site` too."""
         words = (sys.executable, "-S", "-E", str(SCRIPT), str(self.bench.write_table()))
         path = self.bench.root / "python"
-        path.write_text(f"#!/bin/sh\nexec {shlex.join(words)}\n")
+        real = shlex.quote(sys.executable)
+        path.write_text(
+            "#!/bin/sh\n"
+            f'case "$*" in *tuner.daemon.describe*) exec {real} "$@";; esac\n'
+            f"exec {shlex.join(words)}\n"
+        )
         path.chmod(0o755)
         return path
 
