@@ -17,6 +17,8 @@ MAX_PRIORITY = 99
 """Under what users ask for."""
 MOST_FIRST = 4
 """The old winner and runners-up that are measured before all others."""
+NEAR = 1.15
+"""Slower than the old winner by more than this, a plan was no runner-up to it."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,16 @@ def _drifted(
         key=key,
         reason="drift",
         steps=origin.steps,
-        first=tuple(item.record.id for item in _ranking(stored))[:MOST_FIRST],
+        first=_first(_ranking(stored)),
         environment=digest(environment),
     )
     return Drifted(body, changes, sum(item.fetches for item in stored))
+
+
+def _first(ranking: Sequence[StoredRecord]) -> tuple[str, ...]:
+    limit = NEAR * _score(ranking[0].record)
+    near = [item.record.id for item in ranking if _score(item.record) <= limit]
+    return tuple(near[:MOST_FIRST])
 
 
 def _ranking(stored: Sequence[StoredRecord]) -> list[StoredRecord]:

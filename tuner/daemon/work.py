@@ -17,19 +17,32 @@ from typing import TextIO
 
 from registry.base import Frozen
 from registry.client import open_registry
-from registry.errors import DeviceBusy, Interrupted, InvalidInput, LeaseLost, TunerError
+from registry.digest import short
+from registry.errors import (
+    DeviceBusy,
+    Interrupted,
+    InvalidInput,
+    LeaseLost,
+    RecordNotFound,
+    RegistryCorrupt,
+    RegistryTooNew,
+    TunerError,
+)
 from registry.jobs import JobBody
 from registry.leases import Lease
+from registry.record import TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings, load_settings
 from tuner.events import StudyEvent, StudyStarted
+from tuner.matching import environment_changes
 from tuner.models import resolve_model
 from tuner.processes import die_with_parent
 from tuner.report.lines import LineView
 from tuner.request import StudyOutcome, StudyRequest
+from tuner.search import Known
 from tuner.signals import sigterm_interrupts
 from tuner.study import run_study
 from tuner.units import format_bytes
@@ -37,6 +50,8 @@ from tuner.workplace import Device, workplace
 
 BUSY_WAIT = timedelta(minutes=1)
 """Before a job is tried again whose device others use."""
+WORSE = 1.05
+"""A step that takes longer than before by this is told as a change for the worse."""
 
 
 class WorkOrder(Frozen):
@@ -89,7 +104,11 @@ class Work:
     def _tuned(self) -> str:
         """What was published. Raises TunerError where nothing was."""
         body = self._lease.job.body
-        request = request_of(body)
+        before = self._before(body)
+        request = replace(
+            request_of(body),
+            first=tuple(Known(r.plan, r.measurement.step_ms) for r in before),
+        )
         self._say(
             f"job {self._lease.job.id}: {body.key.ref.name} at {body.key.workload.label}, within "
             f"{format_bytes(body.key.budget_bytes)}"
@@ -107,7 +126,18 @@ class Work:
                 clock=place.clock,
                 listener=self._listener(),
             )
-        return published(outcome, self._registry)
+        message = published(outcome, self._registry)
+        return message + (change_since(before[0], outcome.best) if before else "")
+
+    def _before(self, body: JobBody) -> tuple[TuningRecord, ...]:
+        """The records that were named to be measured first; one that is gone is left out."""
+        found = []
+        for record_id in body.first:
+            try:
+                found.append(self._registry.record(record_id).record)
+            except (RecordNotFound, RegistryCorrupt, RegistryTooNew) as error:
+                self._say(f"not measured first: {error.message}")
+        return tuple(found)
 
     @property
     def _shown(self) -> tuple[str, ...]:
@@ -162,6 +192,20 @@ def published(outcome: StudyOutcome, registry: Registry) -> str:
     message = f"nothing could be proved ({study}): {notes}"
     ended = registry.study(outcome.study_id).status
     raise InvalidInput(message) if ended == "finished" else TunerError(message)
+
+
+def change_since(before: TuningRecord, now: TuningRecord | None) -> str:
+    """How the new best compares with the one before it, by step times, for people."""
+    if now is None:
+        return ""
+    change = now.measurement.step_ms / before.measurement.step_ms
+    if change >= WORSE:
+        return (
+            f"; {change:.2f} times as slow as before: "
+            + "; ".join(environment_changes(now.environment, before.environment))
+            + f". `tuner rollback {short(now.id)}` brings the old plan back"
+        )
+    return f"; {1 / change:.2f} times as fast as before" if change <= 1 / WORSE else ""
 
 
 def main() -> int:

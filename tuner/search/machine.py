@@ -3,11 +3,11 @@
 No I/O and no clock: the time left is an argument. The state is the set of finished trials, so a
 study that was killed goes on by telling them again, in any order.
 
-The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
-rung, so that something is proved early; more denoiser trials while one can still win; the new
-leader, if it changed; replay of the best; then other finalists that no plan dominates, and those
-too near the best to be told from it by trials at other times. Time too short for a sure proof is
-spent on an unsure one.
+The way of a run: what an earlier search found best, where there was one; a few denoiser trials
+that differ in what matters; the leader through the pipeline rung, so that something is proved
+early; more denoiser trials while one can still win; the new leader, if it changed; replay of the
+best; then other finalists that no plan dominates, and those too near the best to be told from it by
+trials at other times. Time too short for a sure proof is spent on an unsure one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tuner.objective import Judge
 from tuner.search.entry import Entry, make_entry
 from tuner.search.finalists import uncovered
 from tuner.search.ledger import Ledger
-from tuner.search.proposal import Proposal, Proven, Standing, Untried, UntriedKind
+from tuner.search.proposal import Known, Proposal, Proven, Standing, Untried, UntriedKind
 from tuner.search.prospects import Prospects
 from tuner.search.stages import MIN_GAIN, Stages
 
@@ -32,6 +32,8 @@ Stage = Callable[[float | None], Proposal | None]
 class Search:
     """One study's search. `steps` is the number of denoising steps of a request, `denoiser` its
     component's name, `reference` the baseline, whose trial at the pipeline rung needs no verdict.
+    `first` are the plans that an earlier search of the same question found best, the best first;
+    those that are no candidates are left out.
 
     Raises ValueError where there is no candidate at all.
     """
@@ -47,6 +49,7 @@ class Search:
         reference: Candidate | None = None,
         budget_bytes: int | None = None,
         exhaustive: bool = False,
+        first: Sequence[Known] = (),
     ) -> None:
         judge = Judge(objective, workload, steps)
         known = [*([reference] if reference else []), *candidates]
@@ -62,6 +65,7 @@ class Search:
         self._reference = reference.plan.digest if reference else None
         self._budget_bytes = budget_bytes
         self._exhaustive = exhaustive
+        self._first = tuple(first)
         self._ledger = Ledger()
         self._latest: Prospects | None = None
 
@@ -72,7 +76,7 @@ class Search:
 
     def ask(self, remaining_s: float | None = None) -> Proposal | None:
         """The next trial, or None when the search is over. `remaining_s` None: no time limit."""
-        stages = Stages(self._view, self._ledger)
+        stages = Stages(self._view, self._ledger, self._first)
         for stage in self._order(stages):
             proposal = stage(remaining_s)
             if proposal is not None:
@@ -88,7 +92,7 @@ class Search:
         prove = (stages.prove, stages.replay_winner, stages.replay_others)
         if self._exhaustive:
             return (stages.every_denoiser, stages.every_pipeline, *prove, stages.settle)
-        explored = (stages.probe, stages.prove_first, stages.explore)
+        explored = (stages.measure_first, stages.probe, stages.prove_first, stages.explore)
         return (*explored, *prove, stages.settle, stages.last_chance, stages.widen)
 
     def best(self) -> Standing | None:

@@ -109,25 +109,25 @@ def test_an_interpreter_that_cannot_be_seen_is_left_alone() -> None:
 
 
 def test_the_old_winner_and_its_runners_up_are_measured_first() -> None:
-    slow = samples.record(threads=1, study="1" * 32)
-    fast = samples.record(threads=2, study="1" * 32, step_ms=5.0)
-    fast = fast.model_copy(
-        update={"measurement": fast.measurement.model_copy(update={"shapes": shapes(0.1)})}
-    )
+    second = samples.record(threads=1, study="1" * 32)
+    fast = with_latency(samples.record(threads=2, study="1" * 32), 0.45)
+    far = with_latency(samples.record(threads=4, study="1" * 32), 0.8)
     before = samples.record(threads=3, study="2" * 32)
     again = samples.record(threads=2, study="2" * 32, minutes=-9)
     (found,) = drifted(
-        [stored(before, minutes=-9), stored(again, minutes=-9), stored(slow), stored(fast)],
+        [stored(before, minutes=-9), stored(again, minutes=-9), *map(stored, (far, second, fast))],
         {None: TODAY},
         lambda _: NOBODY_KNOWS,
         "",
     )
-    assert found.body.first == (fast.id, slow.id, before.id)
+    assert found.body.first == (fast.id, second.id, before.id)
 
 
-def shapes(latency_s: float) -> object:
-    (shape,) = samples.measurement().shapes
-    return (shape.model_copy(update={"latency_s": latency_s}),)
+def with_latency(record: TuningRecord, latency_s: float) -> TuningRecord:
+    (shape,) = record.measurement.shapes
+    shapes = (shape.model_copy(update={"latency_s": latency_s}),)
+    measured = record.measurement.model_copy(update={"shapes": shapes})
+    return record.model_copy(update={"measurement": measured})
 
 
 def watcher(registry: Registry, environment: Environment, clock: ManualClock) -> Watcher:

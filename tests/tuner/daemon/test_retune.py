@@ -44,12 +44,32 @@ def test_an_upgrade_of_the_apps_package_is_tuned_for(machine: DaemonMachine) -> 
 
     machine.install("accelerate", "99.0")
     new = machine.be_real()
+    tried_before = machine.bench.trial_jobs()
     said = machine.once()
     assert "accelerate: 99.0 here, 98.0 when proved" in said
     retuned, asked = machine.jobs.list()
     assert (retuned.status, retuned.body.reason) == ("done", "drift")
     assert retuned.body.key.python == asked.body.key.python
+    winner = machine.registry.record(retuned.body.first[0]).record.plan.digest
+    trials = machine.bench.trial_jobs() - tried_before
+    assert trials["pipeline", winner] == 1
+    assert sum(trials.values()) < sum(tried_before.values())
     exact = machine.registry.candidates(runtime=new.runtime.digest)
     assert {stored.record.study for stored in exact} == {retuned.study_id}
     machine.once()
     assert machine.jobs.counts() == {"done": 2}
+
+
+def test_a_change_for_the_worse_is_told(machine: DaemonMachine) -> None:
+    machine.install("accelerate", "98.0")
+    machine.be_real()
+    machine.enqueue()
+    machine.once()
+    machine.install("accelerate", "99.0")
+    machine.bench.rule({"slower": 1.5}, kind="trial")
+    machine.be_real()
+    machine.once()
+    message = machine.jobs.list()[0].message or ""
+    assert "1.50 times as slow as before: accelerate: 99.0 here, 98.0 when proved" in message
+    new = machine.registry.candidates(runtime=machine.bench.environment.runtime.digest)
+    assert any(f"`tuner rollback {stored.record.id[:12]}`" in message for stored in new)
