@@ -9,6 +9,7 @@ from registry import jobs, leases
 from registry.database import Database
 from registry.jobs import Job, JobBody, JobStatus
 from registry.leases import Lease, Sighting
+from registry.sqlite import BUSY_TIMEOUT_S
 
 
 class JobQueue:
@@ -19,9 +20,12 @@ class JobQueue:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def enqueue(self, body: JobBody, *, priority: int, now: datetime) -> tuple[Job, bool]:
-        """The open job of this question, else a new one, and whether it is new."""
-        with self._database.write() as connection:
+    def enqueue(
+        self, body: JobBody, *, priority: int, now: datetime, wait_s: float = BUSY_TIMEOUT_S
+    ) -> tuple[Job, bool]:
+        """The open job of this question, else a new one, and whether it is new. Waits at most
+        `wait_s` for other writers."""
+        with self._database.write(wait_s=wait_s) as connection:
             return jobs.enqueue(connection, body, priority, now)
 
     def get(self, job_id: int) -> Job:

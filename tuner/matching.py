@@ -82,6 +82,13 @@ def same_device(own: Hardware, other: Hardware) -> bool:
     return all(getattr(own, name) == getattr(other, name) for name in fields)
 
 
+def device_kind(hardware: Hardware) -> str:
+    """A name for any device like this one, as the selector of a job: a GPU's with its MIG profile,
+    a processor's model."""
+    mig = f" MIG {hardware.mig_profile}" if hardware.mig_profile else ""
+    return f"{hardware.name}{mig}"
+
+
 def satisfies_policy(record: TuningRecord, policy: Policy) -> bool:
     """Whether the record's evidence meets the policy. The reference itself meets every one."""
     return record.plan == record.baseline_plan or satisfies(record.quality, policy)

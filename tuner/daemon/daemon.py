@@ -25,7 +25,8 @@ from tuner.daemon.service import Post, Service
 from tuner.daemon.ticks import SILENCE, Every, Ticks
 from tuner.daemon.watcher import Watcher
 from tuner.detect import CPU, Detection, detect
-from tuner.locks import DeviceLock
+from tuner.locks import daemon_lock
+from tuner.matching import device_kind
 from tuner.nvml import Nvml, open_nvml
 
 STEP, DRIFT, STOP, RELOAD = "step", "drift", "stop", "reload"
@@ -58,23 +59,16 @@ def serve(start: Start, clock: Clock, *, nvml: Callable[[], Nvml] = open_nvml) -
             registry=registry,
             gpu=detection.device_uuid or CPU,
             device_key=detection.device_key,
-            kind=kind_of(detection),
+            kind=device_kind(detection.environment.hardware),
         )
         Daemon(start, post, clock, nvml).run()
-
-
-def kind_of(detection: Detection) -> str:
-    """What any device like this one answers to, as the selector of a job."""
-    hardware = detection.environment.hardware
-    mig = f" MIG {hardware.mig_profile}" if hardware.mig_profile else ""
-    return f"{hardware.name}{mig}"
 
 
 @contextmanager
 def alone_on(detection: Detection, settings: Settings) -> Iterator[None]:
     """One daemon a device. Apart from the device's own lock, which a job holds while it runs, so
     that `tuner run` gets its turn between jobs. Raises DeviceBusy naming the other."""
-    lock = DeviceLock(f"daemon-{detection.device_key}", settings.locks_dir, sys.argv)
+    lock = daemon_lock(detection.device_key, settings.locks_dir, (sys.executable, *sys.argv))
     try:
         lock.acquire(patience_s=1.0)
     except DeviceBusy as error:
