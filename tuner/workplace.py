@@ -29,11 +29,13 @@ HELLO_LIMIT_S = 120.0
 @dataclass(frozen=True)
 class Device:
     """What to tune on: `gpu` as in `--gpu`, `python` the interpreter of the trials (None: this
-    one), and whether others may be at work beside them."""
+    one), whether others may be at work beside them, and whether a trial is ended when others
+    come."""
 
     gpu: str | None = None
     python: Path | None = None
     share: bool = False
+    yields: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def workplace(
             environ=settings.environ,
             ahead=standby_pays(detection),
         )
+        runner.yields = device.yields
         with closing(runner):
             if device.python is not None:
                 detection = as_seen_by_worker(runner, detection)

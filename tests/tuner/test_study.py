@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from registry.errors import NothingFits, TrialFailed
+from registry.errors import DeviceBusy, NothingFits, TrialFailed
 from registry.workload import Shape
 from tests.tuner import flux
 from tests.tuner.fake_nvml import FakeNvml
@@ -544,3 +546,25 @@ def test_a_killed_timing_job_costs_its_predictions_only(timed_bench: StudyBench)
     sources = {trial.estimate.source for trial in timed_bench.trials if trial.estimate}
     assert sources == {"roofline", "roofline+trials"}
     assert timed_bench.leftovers() == []
+
+
+def test_a_run_that_gave_way_goes_on_where_it_was(bench: StudyBench) -> None:
+    """Somebody opens the GPU in the middle of a trial: the trial is none, the others stand."""
+    bench.rule({"takes_s": 60.0}, kind="trial", rung="denoiser")
+    bench.yields = True
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        bench.nvml.processes = lambda: (
+            [stranger.pid, *(child.pid for child in psutil.Process().children())]
+            if len(bench.trial_jobs()) > 1
+            else []
+        )
+        with pytest.raises(DeviceBusy, match=f"process {stranger.pid} came"):
+            bench.run()
+        stranger.kill()
+    stood = keys_of(bench.trials)
+    assert len(stood) == 1
+    bench.rules.clear()
+    bench.nvml.processes = tuple
+    before = bench.trial_jobs()
+    assert bench.run().published
+    assert not set(stood) & set(bench.trial_jobs() - before)

@@ -114,7 +114,7 @@ class Work:
             f"{format_bytes(body.key.budget_bytes)}"
         )
         python = Path(body.key.python) if body.key.python else None
-        device = Device(self._order.gpu, python=python)
+        device = Device(self._order.gpu, python=python, yields=True)
         with workplace(self._settings, device, command=self._shown, clock=self._clock) as place:
             outcome = run_study(
                 request,
