@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from tuner.clock import SystemClock
 from tuner.locks import DeviceLock
 
 STOP_S = 15.0
+GONE_S = 6.0
 JOBS = 3
 Daemon = subprocess.Popen[str]
 
@@ -190,3 +192,51 @@ def test_an_idle_daemon_ends_at_once(machine: DaemonMachine, sent: int) -> None:
     _, err = daemon.communicate(timeout=5)
     assert daemon.returncode == 0, err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_gone_for_a_while_loses_no_job(machine: DaemonMachine) -> None:
+    """Longer than a lease lasts here; the job's process ends, and nobody can write down how."""
+    machine.bench.rule({"takes_s": 0.5}, kind="trial")
+    machine.bench.write_table()
+    for number in range(2):
+        machine.enqueue(number)
+    daemon = machine.start()
+    try:
+        machine.wait_for_trial()
+        away = machine.registry_path.with_name("away")
+        machine.registry_path.rename(away)
+        said = next(line for line in daemon.stderr or () if "registry cannot be used" in line)
+        assert str(machine.registry_path) in said
+        time.sleep(GONE_S)
+        assert daemon.poll() is None
+        away.rename(machine.registry_path)
+        machine.wait_for(lambda: forgiven(machine).get("done") == 2, limit_s=120.0)
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
+    machine.assert_tidy()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_no_daemon(machine: DaemonMachine) -> None:
+    """No file may grow: the job's log among them, so the job cannot even say why it failed."""
+    job = machine.enqueue()
+    size = machine.registry_path.stat().st_size
+
+    def full_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    daemon = machine.start(preexec_fn=full_disk)
+    lines = iter(daemon.stderr or ())
+    next(line for line in lines if "job started" in line or "cannot be used" in line)
+    next(line for line in lines if "job ended" in line or "cannot" in line)
+    assert daemon.poll() is None
+    daemon.terminate()
+    _, err = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, err
+    assert machine.registry.check() == []
+    machine.once()
+    machine.wait_for(lambda: forgiven(machine).get("done") or machine.once(), limit_s=60.0)
+    assert machine.jobs.get(job.id).status == "done"
