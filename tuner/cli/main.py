@@ -39,6 +39,7 @@ COMMANDS = {
     "pause": "tuner.cli.pause",
     "resume": "tuner.cli.resume",
     "daemon": "tuner.cli.daemon",
+    "config": "tuner.cli.config",
     "completion": "tuner.cli.completion",
 }
 """Each command's module, imported when it is asked for; each holds a `command`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from collections.abc import Sequence
 from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +14,11 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from registry.base import Frozen
 from registry.errors import InvalidInput
-from tuner.units import parse_bytes, parse_duration_s
+from tuner.units import exact_bytes, parse_bytes, parse_duration_s
 
 CONFIG_FILE = "config.toml"
+DAY_S = 86_400.0
+_DAYS = re.compile(r"(\d{1,5}) ?d")
 _HOURS = re.compile(r"(\d{1,2}:\d{2})-(\d{1,2}:\d{2})")
 
 
@@ -38,6 +42,14 @@ def _parsed(parse: Any, value: Any, what: str) -> Any:
         raise ValueError(error.message) from None
 
 
+def _days(value: Any) -> Any:
+    if isinstance(value, str) and (match := _DAYS.fullmatch(value)):
+        return float(match[1]) * DAY_S
+    return _seconds(value)
+
+
+Days = Annotated[float, BeforeValidator(_days), Field(gt=0)]
+"""Also in days: "90d"."""
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0)]
 Bytes = Annotated[float, BeforeValidator(_bytes), Field(gt=0)]
 
@@ -47,6 +59,9 @@ class Hours(Frozen):
 
     begin: time
     end: time
+
+    def __str__(self) -> str:
+        return f"{self.begin:%H:%M}-{self.end:%H:%M}"
 
     @classmethod
     def parse(cls, value: Any) -> Any:
@@ -91,10 +106,22 @@ class DaemonConfig(Frozen):
     idle: IdleConfig = IdleConfig()
 
 
+class RetentionConfig(Frozen):
+    """`[retention]`: what the daemon removes. Logs of jobs that ended, oldest first, when they are
+    older than `logs_age` or all together larger than `logs`; artifacts that no record and no trial
+    names, after `garbage_age`."""
+
+    logs: Bytes = float(10**9)
+    logs_age: Days = 90.0 * DAY_S
+    garbage_age: Days = DAY_S
+    every: Seconds = 6 * 3600.0
+
+
 class Config(Frozen):
     """The whole file."""
 
     daemon: DaemonConfig = DaemonConfig()
+    retention: RetentionConfig = RetentionConfig()
 
 
 def load_config(path: Path) -> Config:
@@ -126,3 +153,38 @@ def _problems(error: ValidationError) -> list[str]:
         f"{'.'.join(str(part) for part in one['loc'])}: {one['msg'].removeprefix('Value error, ')}"
         for one in error.errors(include_url=False)
     ]
+
+
+def as_toml(config: Config) -> str:
+    """Every key with the value in force, in a form that `load_config` reads back as the same."""
+    lines = []
+    for name, section in (
+        ("daemon", config.daemon),
+        ("daemon.idle", config.daemon.idle),
+        ("retention", config.retention),
+    ):
+        lines.append(f"[{name}]")
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            if not isinstance(value, Frozen):
+                lines.append(f"{key} = {_shown(value, field.metadata)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(value: Any, metadata: Sequence[Any]) -> str:
+    readers = [item.func for item in metadata if isinstance(item, BeforeValidator)]
+    if _bytes in readers:
+        return f'"{exact_bytes(int(value))}"'
+    if isinstance(value, float):
+        return f'"{_duration(value)}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return json.dumps(value)
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in (("h", 3600.0), ("m", 60.0), ("s", 1.0)):
+        if seconds % factor == 0:
+            return f"{seconds / factor:.0f}{unit}"
+    return f"{seconds * 1000:.0f}ms"

@@ -16,7 +16,7 @@ from registry.client import open_registry
 from registry.errors import DeviceBusy, InvalidInput
 from tuner.clock import Clock
 from tuner.config import Settings
-from tuner.daemon.config import CONFIG_FILE, DaemonConfig, load_config
+from tuner.daemon.config import CONFIG_FILE, Config, load_config
 from tuner.daemon.describe import describe
 from tuner.daemon.logs import say, warn
 from tuner.daemon.manners import IdleGate, Manners, gpu_monitor
@@ -38,7 +38,7 @@ class Start:
     `config_path` is what a reload reads, None the user's own file."""
 
     settings: Settings
-    config: DaemonConfig
+    config: Config
     gpu: str | None = None
     once: bool = False
     config_path: Path | None = None
@@ -90,7 +90,7 @@ class Daemon:
         self, start: Start, post: Post, clock: Clock, nvml: Callable[[], Nvml] = open_nvml
     ) -> None:
         self._start, self._post, self._clock, self._nvml = start, post, clock, nvml
-        self._config = start.config
+        self._config = start.config.daemon
         self._notifier = Notifier(start.settings.environ)
         self._watcher = self._made_watcher()
         self._ticks = Ticks(

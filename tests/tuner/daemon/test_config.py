@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from registry.errors import InvalidInput
-from tuner.daemon.config import Config, Hours, load_config
+from tuner.cli.main import run
+from tuner.daemon.config import Config, Hours, as_toml, load_config
 
 
 @pytest.fixture
@@ -66,3 +68,32 @@ def test_what_is_wrong_is_named_with_its_key(path: Path, text: str, said: str) -
 def test_hours_that_do_not_pass_midnight() -> None:
     day = Hours.parse("9:00-17:00")
     assert [day.holds(at(hour)) for hour in (8, 9, 16, 17)] == [False, True, True, False]
+
+
+def test_what_is_shown_can_be_read_back(path: Path) -> None:
+    path.write_text(as_toml(Config()))
+    assert load_config(path) == Config()
+    path.write_text(
+        '[daemon]\nlease = "90s"\nstep = "250ms"\nquiet_hours = ["22:00-7:00"]\nnice = 3\n'
+        '[daemon.idle]\nmemory = "1500MB"\n[retention]\nlogs_age = "30d"\n'
+    )
+    config = load_config(path)
+    assert config.retention.logs_age == 30 * 86_400
+    path.write_text(as_toml(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.usefixtures("home")
+def test_the_file_is_shown_and_checked_from_the_command_line(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "show"]) == 0
+    assert 'lease = "2m"' in capsys.readouterr().out
+    assert run(["config", "check", str(path)]) == 0
+    path.write_text('[daemon]\nlease = "soon"')
+    assert run(["config", "check", str(path)]) == 2
+    assert "daemon.lease: 'soon' is not a duration" in capsys.readouterr().err
+    path.write_text('[daemon]\nlease = "5m"')
+    capsys.readouterr()
+    assert run(["config", "show", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["daemon"]["lease"] == 300.0
