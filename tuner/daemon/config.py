@@ -94,12 +94,14 @@ class DaemonConfig(Frozen):
     """`[daemon]`. `lease` is how long a job stays with a daemon that went silent; `drift` is how
     often the machine is held against its records; `quiet_hours`, where given, are the only ones in
     which it tunes; `interpreters` are apps' whose environments are watched beside the daemon's
-    own; `nice` is the priority its jobs run at."""
+    own; `nice` is the priority its jobs run at; `port`, where given, that of loopback on which it
+    tells how it is (0: a free one)."""
 
     lease: Seconds = 120.0
     heartbeat: Seconds = 20.0
     step: Seconds = 1.0
     drift: Seconds = 600.0
+    port: int | None = Field(default=None, ge=0, le=65535)
     nice: int = Field(default=10, ge=0, le=19)
     quiet_hours: tuple[PartOfDay, ...] = ()
     interpreters: tuple[str, ...] = ()
@@ -113,7 +115,7 @@ class RetentionConfig(Frozen):
 
     logs: Bytes = float(10**9)
     logs_age: Days = 90.0 * DAY_S
-    garbage_age: Days = DAY_S
+    garbage_age: Days = 7.0 * DAY_S
     every: Seconds = 6 * 3600.0
 
 
@@ -166,7 +168,9 @@ def as_toml(config: Config) -> str:
         lines.append(f"[{name}]")
         for key, field in type(section).model_fields.items():
             value = getattr(section, key)
-            if not isinstance(value, Frozen):
+            if value is None:
+                lines.append(f"# {key} =")
+            elif not isinstance(value, Frozen):
                 lines.append(f"{key} = {_shown(value, field.metadata)}")
         lines.append("")
     return "\n".join(lines)

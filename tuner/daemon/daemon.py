@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from tuner.daemon.describe import describe
 from tuner.daemon.logs import say, warn
 from tuner.daemon.manners import IdleGate, Manners, gpu_monitor
 from tuner.daemon.notify import Notifier
+from tuner.daemon.retention import Retention
 from tuner.daemon.service import Post, Service
 from tuner.daemon.ticks import SILENCE, Every, Ticks
 from tuner.daemon.watcher import Watcher
@@ -29,7 +30,9 @@ from tuner.locks import daemon_lock
 from tuner.matching import device_kind
 from tuner.nvml import Nvml, open_nvml
 
-STEP, DRIFT, STOP, RELOAD = "step", "drift", "stop", "reload"
+STEP, DRIFT, TIDY, STOP, RELOAD = "step", "drift", "tidy", "stop", "reload"
+SICK_S = 60.0
+"""Without going round for this long, the loop is not well; a busy registry holds it for half."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,20 @@ class Daemon:
         self._start, self._post, self._clock, self._nvml = start, post, clock, nvml
         self._config = start.config.daemon
         self._notifier = Notifier(start.settings.environ)
+        self._went_round_s = clock.monotonic_s()
+        self._retention_config = start.config.retention
         self._watcher = self._made_watcher()
+        self._retention = Retention(
+            post.registry,
+            post.log_path(0).parent,
+            lambda: self._retention_config,
+            clock,
+        )
         self._ticks = Ticks(
             {
                 STEP: Every(self._config.step, lambda: self._ticks.post(STEP)),
                 DRIFT: Every(self._config.drift, self._watcher.look, at_once=True),
+                TIDY: Every(start.config.retention.every, self._retention.tidy, at_once=True),
             }
         )
         self._service = Service(
@@ -117,11 +129,12 @@ class Daemon:
                     self._loop()
             finally:
                 self._notifier.stopping()
+                self._watcher.end()
                 self._service.stop("the daemon was stopped")
                 say("daemon stopped", device=self._post.device_key)
 
     def _loop(self) -> None:
-        with self._ticks:
+        with self._monitored(), self._ticks:
             say("daemon ready", device=self._post.device_key, registry=self._post.settings.registry)
             self._notifier.ready(f"serves {self._post.device_key}")
             while STOP not in (names := self._ticks.wait(SILENCE * self._config.step)):
@@ -131,6 +144,7 @@ class Daemon:
                 if RELOAD in names:
                     self._reload()
                 self._service.step()
+                self._went_round_s = self._clock.monotonic_s()
                 self._notifier.alive()
 
     def _work_off(self) -> None:
@@ -152,13 +166,27 @@ class Daemon:
         self._notifier.reloading(int(self._clock.monotonic_s() * 1e6))
         path = self._start.config_path or self._start.settings.config_dir / CONFIG_FILE
         try:
-            self._config = load_config(path).daemon
+            config = load_config(path)
+            self._config, self._retention_config = config.daemon, config.retention
             self._service.config = self._config
             self._manners = self._made_manners()
             say("configuration read", path=str(path))
         except InvalidInput as error:
             warn("configuration refused; the one before stays", why=error.message)
         self._notifier.ready(f"serves {self._post.device_key}")
+
+    def _monitored(self) -> AbstractContextManager[object]:
+        if self._config.port is None:
+            return nullcontext()
+        from tuner.daemon.web import Health, served
+
+        health = Health(
+            self._post.registry,
+            lambda: self._clock.monotonic_s() - self._went_round_s,
+            lambda: self._service.working is not None,
+            SICK_S,
+        )
+        return served(health, self._config.port)
 
     def _closed(self, working: bool) -> str | None:
         return self._manners.closed(working)

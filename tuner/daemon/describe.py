@@ -23,7 +23,8 @@ from tuner.protocol import PROTOCOL
 from tuner.version import __version__
 
 MODULE = "tuner.daemon.describe"
-LIMIT_S = 60.0
+LIMIT_S = 10.0
+"""Also how long the end of the daemon may have to wait for an answer."""
 
 
 def describe(python: str, gpu: str, environ: Mapping[str, str]) -> Environment:

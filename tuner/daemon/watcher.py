@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from registry.environment import Environment
@@ -33,13 +34,18 @@ class Watcher:
         self._registry, self._described, self._clock = registry, described, clock
         self._interpreters, self._selector = interpreters, selector
         self._unable: dict[str, str] = {}
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """From any thread: a look under way asks no further interpreter, and enqueues nothing."""
+        self._ended.set()
 
     def look(self) -> None:
         """One tick. What cannot be looked at now is said, and looked at again at the next."""
         try:
             jobs = self._registry.jobs.list(limit=MANY_JOBS)
             environments = self._environments(jobs)
-            if environments:
+            if environments and not self._ended.is_set():
                 self._enqueue(jobs, environments)
         except RegistryError as error:
             warn("drift not looked for", why=error.message)
@@ -52,6 +58,8 @@ class Watcher:
 
     def _environment(self, python: str | None) -> Environment | None:
         """What is wrong with an interpreter is said once, until it changes."""
+        if self._ended.is_set():
+            return None
         path = python or sys.executable
         try:
             environment = self._described(path)

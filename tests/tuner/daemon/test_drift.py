@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from registry.digest import digest
 from registry.environment import Environment
 from registry.record import TuningRecord
@@ -142,6 +144,22 @@ def test_what_drifted_is_enqueued_once(registry: Registry) -> None:
     watch.look()
     (job,) = registry.jobs.list()
     assert (job.status, job.body.reason) == ("queued", "drift")
+
+
+def test_a_look_ends_with_its_daemon(registry: Registry) -> None:
+    """It neither asks the next interpreter, which might take its time, nor enqueues."""
+    registry.publish([samples.record()], now=samples.NOW)
+    asked = []
+
+    def described(python: str) -> Environment:
+        asked.append(python)
+        watch.end()
+        return TODAY
+
+    watch = Watcher(registry, described, lambda: ("/a", "/b"), "test CPU", ManualClock())
+    watch.look()
+    assert asked == [sys.executable]
+    assert registry.jobs.list() == ()
 
 
 def test_what_was_tried_in_this_environment_is_not_asked_again(registry: Registry) -> None:
