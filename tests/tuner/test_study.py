@@ -27,6 +27,7 @@ from tuner.events import (
     TrialStarted,
 )
 from tuner.planning import Planning
+from tuner.search import Known
 from tuner.search.durations import TYPICAL_S
 
 REPLAYED_FROM_CACHE: dict[str, Any] = {"rung": "replay", "artifact": True}
@@ -568,3 +569,18 @@ def test_a_run_that_gave_way_goes_on_where_it_was(bench: StudyBench) -> None:
     before = bench.trial_jobs()
     assert bench.run().published
     assert not set(stood) & set(bench.trial_jobs() - before)
+
+
+def test_the_best_of_an_earlier_search_is_tried_before_all_others(bench: StudyBench) -> None:
+    """Also where today's survey would not offer it, but not where a rule forbids it."""
+    planning = Planning(bench.request(), bench.inventory, bench.environment)
+    found = planning.survey()
+    fast = found.kept[0].plan
+    odd = fast.model_copy(update={"process": fast.process.model_copy(update={"threads": 3})})
+    forbidden = next(i.plan for i in found.dropped if planning.rules.violations(i.plan))
+    known = tuple(Known(plan, 50.0) for plan in (forbidden, odd))
+    assert bench.run(first=known).published
+    (_, baseline), second, *_ = keys_of(bench.trials)
+    assert baseline == planning.baselines()[0].plan.digest
+    assert second == ("pipeline", odd.digest)
+    assert all(digest != forbidden.digest for _, digest in keys_of(bench.trials))

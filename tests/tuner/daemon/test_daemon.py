@@ -240,3 +240,26 @@ def test_a_full_disk_ends_no_daemon(machine: DaemonMachine) -> None:
     machine.once()
     machine.wait_for(lambda: forgiven(machine).get("done") or machine.once(), limit_s=60.0)
     assert machine.jobs.get(job.id).status == "done"
+
+
+def test_the_configuration_is_read_again_and_refused_if_it_is_wrong(
+    machine: DaemonMachine,
+) -> None:
+    config = machine.home / "config" / "config.toml"
+    daemon = machine.start()
+    lines = iter(daemon.stderr or ())
+    try:
+        next(line for line in lines if "daemon ready" in line)
+        config.write_text('[daemon]\nnice = "very"\n')
+        daemon.send_signal(signal.SIGHUP)
+        refused = next(line for line in lines if "configuration" in line)
+        assert "configuration refused; the one before stays" in refused
+        assert "daemon.nice" in refused
+        config.write_text('[daemon]\nquiet_hours = ["00:00-00:00"]\n')
+        daemon.send_signal(signal.SIGHUP)
+        assert "configuration read" in next(line for line in lines if "configuration" in line)
+        assert "outside of the quiet hours" in next(line for line in lines if "waiting" in line)
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
