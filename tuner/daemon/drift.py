@@ -24,11 +24,13 @@ NEAR = 1.15
 @dataclass(frozen=True)
 class Origin:
     """How a record's study was asked: by which interpreter (None: the daemon's own), under which
-    name of the model (None: not known, of a local folder), with how many steps."""
+    name of the model (None: not known, of a local folder), with how many steps and within what
+    time."""
 
     python: str | None = None
     model: str | None = None
     steps: int | None = None
+    time_limit_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def _drifted(
         key=key,
         reason="drift",
         steps=origin.steps,
+        time_limit_s=origin.time_limit_s,
         first=_first(_ranking(stored)),
         environment=digest(environment),
     )

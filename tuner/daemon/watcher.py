@@ -94,7 +94,8 @@ class Watcher:
         """By the job that the study answered, where there was one; by the study's own request."""
         job = by_study.get(record.study)
         if job is not None:
-            return Origin(job.body.key.python, job.body.key.model, job.body.steps)
+            body = job.body
+            return Origin(body.key.python, body.key.model, body.steps, body.time_limit_s)
         try:
             steps = self._registry.study(record.study).request.get("steps")
         except RecordNotFound:
