@@ -116,6 +116,16 @@ def _differences(
 def environment_changes(own: Environment, other: Environment) -> tuple[str, ...]:
     """In words what differs here (`own`) from where something was proved: nothing for an exact
     answer."""
+    return tuple(
+        f"{name}: {ours} here, {theirs} when proved"
+        for name, ours, theirs in environment_differences(own, other)
+    )
+
+
+def environment_differences(
+    own: Environment, other: Environment
+) -> tuple[tuple[str, str, str], ...]:
+    """What differs that matters: its name, what it is in `own`, and in `other`."""
     hardware = _hardware(own.hardware, other.hardware)
     return (*hardware, *_runtime(own.runtime, other.runtime))
 
@@ -135,22 +145,24 @@ def _same_name(asked: ModelRef, record: ModelRef) -> bool:
     return same and asked.source != "local"
 
 
-def _hardware(own: Hardware, other: Hardware) -> Iterator[str]:
+def _hardware(own: Hardware, other: Hardware) -> Iterator[tuple[str, str, str]]:
     skipped = {"vram_bytes"} if own.device == "cpu" else set()
     yield from _changed(own.model_dump(), other.model_dump(), skipped)
 
 
-def _runtime(own: Runtime, other: Runtime) -> Iterator[str]:
+def _runtime(own: Runtime, other: Runtime) -> Iterator[tuple[str, str, str]]:
     ours, theirs = own.model_dump(), other.model_dump()
     packages, former = ours.pop("attention_packages"), theirs.pop("attention_packages")
     yield from _changed(ours, theirs, set())
     yield from _changed(packages, former, set())
 
 
-def _changed(own: Mapping[str, Any], other: Mapping[str, Any], skipped: set[str]) -> Iterator[str]:
+def _changed(
+    own: Mapping[str, Any], other: Mapping[str, Any], skipped: set[str]
+) -> Iterator[tuple[str, str, str]]:
     for name in sorted({*own, *other} - skipped):
         if own.get(name) != other.get(name):
-            yield f"{name}: {_word(own.get(name))} here, {_word(other.get(name))} when proved"
+            yield name, _word(own.get(name)), _word(other.get(name))
 
 
 def _word(value: Any) -> str:
