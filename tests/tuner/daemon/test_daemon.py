@@ -12,16 +12,20 @@ import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
+from datetime import timedelta
 
 import pytest
 
 from registry.errors import DeviceBusy
 from tests.tuner.daemon.machine import DaemonMachine
 from tuner.clock import SystemClock
+from tuner.daemon.lease_watch import LeaseWatch
+from tuner.daemon.owner import is_gone
 from tuner.locks import DeviceLock
 
 STOP_S = 15.0
 GONE_S = 6.0
+LEASE_S = 4.0
 JOBS = 3
 Daemon = subprocess.Popen[str]
 
@@ -263,3 +267,37 @@ def test_the_configuration_is_read_again_and_refused_if_it_is_wrong(
         daemon.terminate()
         daemon.communicate(timeout=30)
     assert daemon.returncode == 0
+
+
+def test_a_suspended_daemon_comes_back_to_a_job_that_is_somebody_elses(
+    machine: DaemonMachine,
+) -> None:
+    """It stops its own process, and what it would say of the job is refused."""
+    machine.bench.rule({"takes_s": 60.0}, kind="trial")
+    machine.bench.write_table()
+    job = machine.enqueue()
+    daemon = machine.start()
+    machine.wait_for_trial()
+    asleep = [daemon.pid, *machine.at_work()]
+    try:
+        for pid in asleep:
+            os.kill(pid, signal.SIGSTOP)
+        watch = LeaseWatch(LEASE_S, time.monotonic, is_gone)
+        machine.wait_for(
+            lambda: machine.jobs.reap(watch.lost(machine.jobs.sightings()), now=SystemClock().now())
+        )
+        lease = machine.jobs.acquire(
+            "another", ("",), now=SystemClock().now(), duration=timedelta(minutes=1)
+        )
+        assert lease is not None
+        for pid in asleep:
+            os.kill(pid, signal.SIGCONT)
+        machine.wait_for(lambda: not machine.at_work())
+        held = machine.jobs.get(job.id)
+        assert (held.status, held.acquired_by) == ("running", "another")
+        machine.jobs.finish(lease, message="by another", now=SystemClock().now())
+    finally:
+        daemon.terminate()
+        daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
+    assert machine.jobs.get(job.id).message == "by another"
