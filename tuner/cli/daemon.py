@@ -55,7 +55,7 @@ def command(
     try:
         from tuner.daemon.daemon import Start, serve
     except ModuleNotFoundError as error:
-        if error.name != "apscheduler":
+        if (error.name or "").partition(".")[0] != "apscheduler":
             raise
         raise InvalidInput(
             "tuner daemon needs the package apscheduler, which is not installed",

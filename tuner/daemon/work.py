@@ -195,17 +195,20 @@ def published(outcome: StudyOutcome, registry: Registry) -> str:
 
 
 def change_since(before: TuningRecord, now: TuningRecord | None) -> str:
-    """How the new best compares with the one before it, by step times, for people."""
+    """How the new best compares with the one before it, by step times, for people, with the
+    caveat that one of them was taken beside others' load."""
     if now is None:
         return ""
+    loaded = now.measurement.contaminated or before.measurement.contaminated
+    caveat = " (beside others' load)" if loaded else ""
     change = now.measurement.step_ms / before.measurement.step_ms
     if change >= WORSE:
         return (
-            f"; {change:.2f} times as slow as before: "
+            f"; {change:.2f} times as slow as before{caveat}: "
             + "; ".join(environment_changes(now.environment, before.environment))
             + f". `tuner rollback {short(now.id)}` brings the old plan back"
         )
-    return f"; {1 / change:.2f} times as fast as before" if change <= 1 / WORSE else ""
+    return f"; {1 / change:.2f} times as fast as before{caveat}" if change <= 1 / WORSE else ""
 
 
 def main() -> int:

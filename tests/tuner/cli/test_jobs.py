@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,36 @@ def test_logs_are_printed_from_the_end(queue: JobQueue, home: Path, capsys: Capt
     log.write_text("first\nsecond\nthird\n")
     assert run(["logs", "1", "--tail", "2"]) == 0
     assert capsys.readouterr().out == "second\nthird\n"
+
+
+def test_a_growing_log_is_followed_until_the_job_has_ended(
+    queue: JobQueue, home: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(ASKED)
+    log = home / ".local" / "share" / "tuner" / "jobs" / "1.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("first\n")
+    more = iter(["second\n", "third\n"])
+
+    def meanwhile(_seconds: float) -> None:
+        with log.open("a") as file:
+            file.write(next(more))
+        if (queue.counts(), log.read_text().count("\n")) == ({"queued": 1}, 3):
+            queue.cancel(1, now=NOW)
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    capsys.readouterr()
+    assert run(["logs", "1", "--follow"]) == 0
+    assert capsys.readouterr().out == "first\nsecond\nthird\n"
+
+
+def test_a_daemon_without_its_extra_says_what_to_install(
+    queue: JobQueue, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "apscheduler"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("tuner.daemon.daemon", "tuner.daemon.ticks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "apscheduler", None)
+    assert run(["daemon", "--once"]) == InvalidInput.exit_code
+    assert "pip install 'diffusion-tuner[daemon]'" in capsys.readouterr().err
