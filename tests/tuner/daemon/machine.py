@@ -18,8 +18,9 @@ from registry.environment import Environment
 from registry.job_queue import JobQueue
 from registry.jobs import Job, JobBody, JobKey
 from registry.store import Registry
+from registry.studies import UNFINISHED
 from registry.workload import Workload
-from tests.tuner.study_bench import GB, SCRIPT, SQUARE, StudyBench
+from tests.tuner.study_bench import GB, SCRIPT, SQUARE, Key, StudyBench, keys_of
 from tuner.clock import SystemClock
 from tuner.config import Settings
 from tuner.daemon.describe import describe
@@ -130,12 +131,21 @@ class DaemonMachine:
     def wait_for_trial(self) -> None:
         self.wait_for(self.bench.trial_jobs)
 
+    def kept(self) -> set[Key]:
+        """Finished trials of studies that have not ended."""
+        going_on = [row for row in self.registry.studies() if row.status in UNFINISHED]
+        return {key for row in going_on for key in keys_of(self.registry.trials(row.id))}
+
+    def resume(self, job_id: int) -> None:
+        """It need not wait any longer."""
+        self.jobs.resume(job_id, now=SystemClock().now())
+
     def at_work(self) -> list[int]:
         """Processes of jobs and trials in this home, daemons apart."""
         return [pid for pid in pids() if self._is_ours(pid)]
 
     def _is_ours(self, pid: int) -> bool:
-        if str(self.home / "cache") in _link(pid, "cwd"):
+        if str(self.home / "cache") in link(pid, "cwd"):
             return True
         words = _words(pid)
         return "tuner.daemon.work" in words and f"TUNER_HOME={self.home}" in _environ(pid)
@@ -168,7 +178,7 @@ def pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
-def _link(pid: int, name: str) -> str:
+def link(pid: int, name: str) -> str:
     with suppress(OSError):
         return str(Path(f"/proc/{pid}/{name}").readlink())
     return ""
