@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from registry.environment import Environment
 from registry.errors import TrialFailed, TunerError
+from tuner.daemon.trust import refuse_foreign
 from tuner.detect import detect
 from tuner.endings import install_command
 from tuner.protocol import PROTOCOL
@@ -30,8 +31,10 @@ LIMIT_S = 10.0
 def describe(python: str, gpu: str, environ: Mapping[str, str]) -> Environment:
     """The environment in which `python` would run trials on `gpu`. No torch is imported.
 
-    Raises TrialFailed naming what is wrong with the interpreter and the command that mends it.
+    Raises TrialFailed naming what is wrong with the interpreter and the command that mends it, and
+    InvalidInput for one that is not ours to run.
     """
+    refuse_foreign(python)
     try:
         done = subprocess.run(
             [python, "-P", "-m", MODULE, gpu],

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from registry.environment import Environment
-from registry.errors import RecordNotFound, RegistryError, TrialFailed
+from registry.errors import InvalidInput, RecordNotFound, RegistryError, TrialFailed
 from registry.jobs import Job
 from registry.record import TuningRecord
 from registry.store import Registry
@@ -20,8 +20,8 @@ MANY_JOBS = 10_000
 
 class Watcher:
     """`described` gives an interpreter's environment on this device, detected afresh; raises
-    TrialFailed. `interpreters` are watched beside this one's, and so are those that jobs name.
-    `selector` names the device in the jobs it enqueues."""
+    TrialFailed and InvalidInput. `interpreters` are watched beside this one's, and so are those
+    that jobs name. `selector` names the device in the jobs it enqueues."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Watcher:
         path = python or sys.executable
         try:
             environment = self._described(path)
-        except TrialFailed as error:
+        except (InvalidInput, TrialFailed) as error:
             if self._unable.get(path) != error.message:
                 warn("interpreter not watched", python=path, why=str(error))
             self._unable[path] = error.message

@@ -36,6 +36,7 @@ from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings, load_settings
+from tuner.daemon.trust import refuse_foreign
 from tuner.events import StudyEvent, StudyStarted
 from tuner.matching import environment_changes
 from tuner.models import resolve_model
@@ -114,6 +115,8 @@ class Work:
             f"{format_bytes(body.key.budget_bytes)}"
         )
         python = Path(body.key.python) if body.key.python else None
+        if body.key.python:
+            refuse_foreign(body.key.python)
         device = Device(self._order.gpu, python=python, yields=True)
         with workplace(self._settings, device, command=self._shown, clock=self._clock) as place:
             outcome = run_study(
