@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tuner.daemon.work import WorkOrder
+from tuner.daemon.order import WorkOrder
 
 STOP_GRACE_S = 10.0
 """What a job gets to end its trial and hand itself back, before it is killed."""

