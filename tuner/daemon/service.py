@@ -8,7 +8,7 @@ which process is ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,11 +54,13 @@ def job_log(settings: Settings, job_id: int) -> Path:
 
 @dataclass
 class Working:
-    """A job at work. `beat_s` is when its lease was last renewed, monotonic."""
+    """A job at work. `beat_s` is when its lease was last renewed, monotonic; `is_ending` once its
+    process has given the lease up."""
 
     lease: Lease
     process: JobProcess
-    beat_s: float = field(default=0.0)
+    beat_s: float = 0.0
+    is_ending: bool = False
 
     @property
     def job_id(self) -> int:
@@ -177,12 +179,16 @@ class Service:
         now_s = self._clock.monotonic_s()
         if now_s - working.beat_s < self.config.heartbeat:
             return
+        working.beat_s = now_s
         try:
             now = self._clock.now()
             self._queue.extend(working.lease, now=now, duration=self._duration)
-            working.beat_s = now_s
         except LeaseLost as error:
-            self.stop(error.message)
+            # Its own process may have just said how it ended, and not be gone yet.
+            said_so = self._queue.get(working.job_id).token == working.lease.token
+            if working.is_ending or not said_so:
+                self.stop(error.message)
+            working.is_ending = True
 
     def _settle(self, working: Working) -> None:
         """Say what became of it, where its process could not."""
