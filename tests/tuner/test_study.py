@@ -13,7 +13,7 @@ from registry.errors import DeviceBusy, NothingFits, TrialFailed
 from registry.workload import Shape
 from tests.tuner import flux
 from tests.tuner.fake_nvml import FakeNvml
-from tests.tuner.study_bench import GB, SQUARE, ManualClock, StudyBench, keys_of
+from tests.tuner.study_bench import GB, SCRIPT, SQUARE, ManualClock, StudyBench, keys_of
 from tests.tuner.test_runner import our_children
 from tuner.events import (
     BestChanged,
@@ -549,15 +549,19 @@ def test_a_killed_timing_job_costs_its_predictions_only(timed_bench: StudyBench)
     assert timed_bench.leftovers() == []
 
 
+def workers_of_this_test() -> list[int]:
+    """Other tests may have left servers of their own among our children."""
+    children = psutil.Process().children()
+    return [child.pid for child in children if str(SCRIPT) in child.cmdline()]
+
+
 def test_a_run_that_gave_way_goes_on_where_it_was(bench: StudyBench) -> None:
     """Somebody opens the GPU in the middle of a trial: the trial is none, the others stand."""
     bench.rule({"takes_s": 60.0}, kind="trial", rung="denoiser")
     bench.yields = True
     with subprocess.Popen(["sleep", "60"]) as stranger:
         bench.nvml.processes = lambda: (
-            [stranger.pid, *(child.pid for child in psutil.Process().children())]
-            if len(bench.trial_jobs()) > 1
-            else []
+            [stranger.pid, *workers_of_this_test()] if len(bench.trial_jobs()) > 1 else []
         )
         with pytest.raises(DeviceBusy, match=f"process {stranger.pid} came"):
             bench.run()
