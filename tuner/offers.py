@@ -43,6 +43,8 @@ PLAIN_SCHEMES: frozenset[Scheme] = frozenset(
     {"none", "float8_dynamic_row", "float8_dynamic_tensor", "int8_dynamic", "int8_weight_only"}
 )
 PLAIN_TEXT_SCHEMES: frozenset[Scheme] = frozenset({"none", "int8_weight_only"})
+CLIPPING: frozenset[AttentionBackend] = frozenset({"cudnn_fp8"})
+"""Attention at a scale that is not made for its input."""
 PLAIN_BACKENDS: frozenset[AttentionBackend] = frozenset({"default", "_native_cudnn"})
 PLACEMENTS = ("resident", "model_offload", "group_offload", "sequential_offload")
 """From fast to slow."""
@@ -169,6 +171,6 @@ class Offers:
 def _allowed(policy: Policy) -> Restriction:
     """All that the policy lets go unmeasured."""
     schemes = UNMEASURED[policy]
-    lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
-    backends = None if policy == "fast" else lossless
+    lossy: frozenset[AttentionBackend] = CLIPPING if policy == "fast" else LOSSY_ATTENTION
+    backends = frozenset(ATTENTION_BACKENDS) - lossy
     return Restriction(schemes=schemes, text_schemes=schemes, attention_backends=backends)

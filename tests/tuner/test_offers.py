@@ -24,6 +24,7 @@ from tuner.matching import Request
 from tuner.memory_model import PROCESS_CPU_BYTES
 from tuner.objective import Judge
 from tuner.offers import (
+    CLIPPING,
     PLACEMENTS,
     PLAIN_BACKENDS,
     PLAIN_SCHEMES,
@@ -92,7 +93,7 @@ def looked_at_one_by_one(
         plain_compilation=True,
     )
     if asked.policy == "fast":
-        whole = Restriction(schemes, schemes)
+        whole = Restriction(schemes, schemes, frozenset(ATTENTION_BACKENDS) - CLIPPING)
     else:
         lossless = frozenset(ATTENTION_BACKENDS) - LOSSY_ATTENTION
         whole = Restriction(schemes, schemes, lossless)
@@ -180,7 +181,12 @@ def test_pruning_loses_nothing_down_to_the_byte(
 
 
 def test_an_offer_is_close_to_the_best_of_the_whole_space() -> None:
-    model, allowed = CostModel(flux(), h200().hardware), Restriction(schemes=UNMEASURED["fast"])
+    model, allowed = (
+        CostModel(flux(), h200().hardware),
+        Restriction(
+            schemes=UNMEASURED["fast"], attention_backends=frozenset(ATTENTION_BACKENDS) - CLIPPING
+        ),
+    )
     for gigabytes in (80, 24):
         every = survey(flux(), h200(), ONE_PICTURE, gigabytes * GB, None, model, allowed)
         found = offered(gigabytes, policy="fast")

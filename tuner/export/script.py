@@ -72,7 +72,8 @@ def _docstring(plan: Plan, model: ModelSpec, shape: Shape) -> str:
         lines += [_about_folder(model)]
     schemes = {item.quantization.scheme for item in plan.pipeline.components.values()}
     torchao = ", torchao" if schemes - {"none"} else ""
-    lines += [f"Needs torch, diffusers, transformers, accelerate{torchao}.", ""]
+    cudnn = ", nvidia-cudnn-frontend" if plan.pipeline.attention_backend == "cudnn_fp8" else ""
+    lines += [f"Needs torch, diffusers, transformers, accelerate{torchao}{cudnn}.", ""]
     return "\n".join(lines)
 
 

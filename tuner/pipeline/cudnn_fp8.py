@@ -10,7 +10,8 @@ outside of the operator, where Inductor makes them part of the kernels before an
 from __future__ import annotations
 
 import atexit
-from functools import lru_cache
+from functools import cache, lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max
 SMALLEST_VALUE = 1e-12
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
+ONE_AT_A_TIME = Lock()
+"""A device has one cuDNN handle, which is told a stream and then executes on it."""
 
 
-@lru_cache(maxsize=64)
+@cache
 def _graph(query: Layout, key: Layout, value: Layout, scale: float, device: int) -> Any:
     """A built cuDNN graph for one problem, with its tensors in the order of `_execute`. Layouts are
     shapes and strides as (batch, heads, tokens, width)."""
@@ -83,7 +86,7 @@ def _forget() -> None:
     _handle.cache_clear()
 
 
-def _layout(tensor: torch.Tensor) -> Layout:
+def _heads_first(tensor: torch.Tensor) -> Layout:
     """Of (batch, tokens, heads, width), as cuDNN counts them."""
     order = (0, 2, 1, 3)
     return tuple(tensor.shape[i] for i in order), tuple(tensor.stride(i) for i in order)
@@ -102,7 +105,9 @@ def attend(
     import cudnn
 
     device = query.get_device()
-    graph, tensors = _graph(_layout(query), _layout(key), _layout(value), scale, device)
+    graph, tensors = _graph(
+        _heads_first(query), _heads_first(key), _heads_first(value), scale, device
+    )
     one, down, up = _constants(device)
     result = torch.empty((*query.shape[:3], value.shape[3]), device=query.device, dtype=FLOAT8)
     # What cuDNN would report of probabilities and result; nobody reads it.
@@ -111,10 +116,11 @@ def attend(
         max(1, graph.get_workspace_size()), device=query.device, dtype=torch.uint8
     )
     pointers = (query, key, value, one, one, value_scale, down, up, value_scale.reciprocal())
-    handle = _handle(device)
-    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(query.device).cuda_stream)
+    handle, stream = _handle(device), torch.cuda.current_stream(query.device).cuda_stream
     given = dict(zip(tensors, (*pointers, result, largest[:1], largest[1:]), strict=True))
-    graph.execute(given, workspace, handle=handle)
+    with ONE_AT_A_TIME, torch.cuda.device(device):
+        cudnn.set_stream(handle=handle, stream=stream)
+        graph.execute(given, workspace, handle=handle)
     return result
 
 
@@ -173,6 +179,9 @@ def backend_name() -> Any:
 def set_float8_attention(module: torch.nn.Module) -> None:
     """Of every attention inside whose processor takes a backend."""
     name = backend_name()
+    if torch.cuda.is_available():
+        # Now: a first call may be inside of a CUDA graph's memory, where nothing may stay.
+        _constants(torch.cuda.current_device())
     for layer in module.modules():
         processor: Any = getattr(layer, "processor", None)
         if hasattr(processor, "_attention_backend"):

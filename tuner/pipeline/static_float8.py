@@ -71,7 +71,7 @@ class StaticFloat8Tensor(TorchAOBaseTensor):  # type: ignore[misc]
 def _linear(_func: Any, _types: Any, args: Any, kwargs: Any) -> torch.Tensor:
     inputs, weight = args[0], args[1]
     bias = args[2] if len(args) > 2 else kwargs.get("bias")
-    rows = inputs.reshape(-1, inputs.shape[-1]).clamp(-LARGEST, LARGEST).to(FLOAT8)
+    rows = inputs.reshape(-1, inputs.shape[-1]).clamp(-LARGEST, LARGEST).to(FLOAT8).contiguous()
     # The kernel adds no bias to a float32 result.
     inside = bias if inputs.dtype != torch.float32 else None
     result = torch._scaled_mm(

@@ -256,4 +256,39 @@ CASES: dict[str, Case] = {
         Shape(height=64, width=64, frames=9),
     ),
     "fp8": Case(FP8_PLAN, ("num_inference_steps=28",), LARGE),
+    "float8 at scale one and in attention, recorded": Case(
+        plan_of(
+            components={
+                "transformer": ComponentPlan(
+                    quantization=Quantization(scheme="float8_static_tensor", skip=("*embed*",)),
+                    compilation=Compilation(scope="regional", fullgraph=True, cuda_graph=True),
+                )
+            },
+            attention_backend="cudnn_fp8",
+        ),
+        (
+            *("StaticFloat8Config()", "set_float8_attention(pipe.transformer)"),
+            *("fuse_norm_rope(pipe.transformer, norm_rope)", "record(pipe.transformer, DEVICE)"),
+            "nvidia-cudnn-frontend",
+        ),
+    ),
+    "float8 at scale one and in attention, streamed": Case(
+        plan_of(
+            components={
+                "transformer": ComponentPlan(
+                    quantization=Quantization(scheme="float8_static_tensor", skip=("*embed*",)),
+                    placement=StreamedBlocks(),
+                    compilation=Compilation(scope="regional"),
+                )
+            },
+            attention_backend="cudnn_fp8",
+        ),
+        ("stream_blocks(", "set_float8_attention(pipe.transformer)"),
+    ),
+    "recorded as it is": Case(
+        plan_of(
+            components={"transformer": ComponentPlan(compilation=Compilation(cuda_graph=True))}
+        ),
+        ("record(pipe.transformer, DEVICE)",),
+    ),
 }

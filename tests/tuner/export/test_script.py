@@ -25,6 +25,20 @@ def test_every_option_is_in_its_script(case: Case) -> None:
     assert imported(case.script).isdisjoint({"tuner", "registry"})
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_definition_hides_another(case: Case) -> None:
+    """Modules of the engine stand together in one script."""
+    names = [name for node in ast.parse(case.script).body for name in _defined(node)]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [item.id for item in targets if isinstance(item, ast.Name)]
+
+
 def imported(script: str) -> set[str]:
     """Top-level packages that a script imports. Raises SyntaxError."""
     compile(script, "script.py", "exec")
