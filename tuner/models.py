@@ -40,6 +40,8 @@ def resolve_model(
 
 def _from_catalog(name: str, weights: Weights, revision: str | None, seed: int) -> ModelSpec:
     entry = catalog.entry(name)
+    if entry.ships_weights and revision is not None:
+        raise InvalidInput(f"--revision {revision!r} has no meaning for {name}, which is shipped")
     effective: Weights = "random" if entry.random_only else weights
     ref = ModelRef(name=name, source="catalog", revision=revision, weights=effective)
     hub_id = entry.hub_id if effective == "pretrained" else None

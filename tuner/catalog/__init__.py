@@ -1,7 +1,8 @@
 """Models known by name: where their weights are, and the full configs that random weights need.
 
 Each is one JSON file in `models/`; `inventories/` ships what a worker counted for it, so that
-plans can be predicted before torch is even installed.
+plans can be predicted before torch is even installed. `weights/` holds the diffusers folder of each
+model that comes with this package.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -39,7 +41,9 @@ class ComponentSpec(Frozen):
 
 
 class CatalogModel(Frozen):
-    """`random_only` models have no published weights; `hub_id` is None for them."""
+    """`random_only` models have no published weights; `hub_id` is None for them. The weights and
+    configs of a model that `ships_weights` are in `weights_folder`, and no `components` are named
+    here."""
 
     name: str
     hub_id: str | None
@@ -49,7 +53,8 @@ class CatalogModel(Frozen):
     default_resolution: tuple[int, int]
     default_text_tokens: int
     random_only: bool
-    components: FrozenMapping[ComponentSpec]
+    ships_weights: bool = False
+    components: FrozenMapping[ComponentSpec] = Field(default={}, validate_default=True)
 
 
 def names() -> tuple[str, ...]:
@@ -70,9 +75,27 @@ def entry(name: str) -> CatalogModel:
     return CatalogModel.model_validate(json.loads(text))
 
 
+def weights_folder(name: str) -> Path | None:
+    """The diffusers folder that this package ships for the model; None for one it ships none of.
+
+    Raises UnknownModel for an unknown name, and where the package lies in an archive, so that
+    libraries could not open the folder's files.
+    """
+    if not entry(name).ships_weights:
+        return None
+    folder = Path(str(files(__name__) / "weights" / name))
+    if not folder.is_dir():
+        raise UnknownModel(
+            f"the weights of {name!r} are not where this package should hold them: {folder}",
+            hint="Install the package from its wheel, unpacked; `pip install` does so.",
+        )
+    return folder
+
+
 @cache
 def shipped_inventory(name: str) -> ModelInventory | None:
-    """The inventory counted at the model's default resolution, if this release ships one."""
+    """The inventory counted at the model's default resolution, if this release ships one: of the
+    shipped weights where there are any, else of random ones with seed 0."""
     item = files(__name__) / "inventories" / f"{name}.json"
     if not item.is_file():
         return None

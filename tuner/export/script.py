@@ -79,4 +79,6 @@ def _docstring(plan: Plan, model: ModelSpec, shape: Shape) -> str:
 def _about_folder(model: ModelSpec) -> str:
     if model.ref.weights == "random":
         return "Tuned on random weights: MODEL_FOLDER is a diffusers folder that holds real ones."
+    if model.catalog is not None and catalog.entry(model.catalog).ships_weights:
+        return "MODEL_FOLDER is what `tuner models --json` calls weights_folder, or a copy of it."
     return "MODEL_FOLDER is the model's diffusers folder."
