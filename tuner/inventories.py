@@ -36,7 +36,8 @@ def inventory_key(model: ModelSpec) -> str:
     revision = f"@{ref.revision}" if ref.revision else ""
     seed = f":{model.seed}" if ref.weights == "random" else ""
     content = _content(model)
-    return f"{ref.source}:{ref.name}{revision}:{ref.weights}{seed}{f'#{content}' if content else ''}"
+    suffix = f"#{content}" if content else ""
+    return f"{ref.source}:{ref.name}{revision}:{ref.weights}{seed}{suffix}"
 
 
 def _content(model: ModelSpec) -> str | None:
