@@ -204,5 +204,5 @@ def folder(path: Path, class_name: str = "FluxPipeline") -> ModelSpec:
 
 
 def test_a_shipped_model_has_no_revisions() -> None:
-    with pytest.raises(InvalidInput, match="'v2'.*shapes-flux"):
+    with pytest.raises(InvalidInput, match=r"'v2'.*shapes-flux"):
         resolve_model("shapes-flux", revision="v2")

@@ -12,7 +12,7 @@ from tuner.pipeline.inventory import take_inventory
 
 
 def main(folder: Path) -> None:
-    """One file for each catalog model, at its default resolution, of shipped weights or random ones."""
+    """One file for each catalog model, at its default resolution, of shipped or random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in catalog.names():
         entry = catalog.entry(name)
