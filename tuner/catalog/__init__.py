@@ -43,7 +43,7 @@ class ComponentSpec(Frozen):
 class CatalogModel(Frozen):
     """`random_only` models have no published weights; `hub_id` is None for them. The weights and
     configs of a model that `ships_weights` are in `weights_folder`, and no `components` are named
-    here."""
+    here. `default_prompts` are those of a model that does not know the words of all others'."""
 
     name: str
     hub_id: str | None
@@ -52,6 +52,7 @@ class CatalogModel(Frozen):
     default_steps: int
     default_resolution: tuple[int, int]
     default_text_tokens: int
+    default_prompts: tuple[str, ...] = ()
     random_only: bool
     ships_weights: bool = False
     components: FrozenMapping[ComponentSpec] = Field(default={}, validate_default=True)

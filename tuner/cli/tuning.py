@@ -35,7 +35,7 @@ from tuner.report import outcomes
 from tuner.report.lines import LineView
 from tuner.report.live import LiveView
 from tuner.report.progress import RunState
-from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
+from tuner.request import DEFAULT_SEEDS, StudyOutcome, StudyRequest, default_prompts
 from tuner.runner import Limits, Runner
 from tuner.shapes import Size, require_factor, shapes_of
 from tuner.standby import standby_pays
@@ -138,7 +138,7 @@ def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
             exhaustive=options.search == "exhaustive",
             time_limit_s=options.time_limit_s,
             steps=options.steps,
-            prompts=options.prompts or DEFAULT_PROMPTS,
+            prompts=options.prompts or default_prompts(spec),
             seeds=options.seeds or DEFAULT_SEEDS,
             share=options.share,
             keep_logs=options.keep_logs,

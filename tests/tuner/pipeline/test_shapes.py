@@ -15,6 +15,7 @@ from tests.tuner.pipeline.tiny import CPU, picture, plan
 from tuner import catalog
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
+from tuner.request import DEFAULT_PROMPTS, default_prompts
 from tuner.weight_files import weights_digest
 
 SPEC = resolve_model("shapes-flux")
@@ -93,6 +94,14 @@ def test_the_shipped_inventory_is_of_the_shipped_weights() -> None:
     assert shipped is not None
     names = [component.name for component in shipped.components]
     assert shipped.weights == weights_digest(folder(), names)
+
+
+def test_the_model_knows_every_word_of_its_default_prompts(pipe: Any) -> None:
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
+        known = tokenizer(list(default_prompts(SPEC))).input_ids
+        assert all(tokenizer.unk_token_id not in words for words in known)
+        others = tokenizer(list(DEFAULT_PROMPTS)).input_ids
+        assert all(tokenizer.unk_token_id in words for words in others)
 
 
 def test_the_shipped_folder_stays_small() -> None:
