@@ -30,7 +30,6 @@ from registry.record import Rung
 from tuner.choices import Restriction
 from tuner.cli import options
 from tuner.cli.main import report
-from tuner.cli.tuning import refuse_a_device_in_use
 from tuner.clock import SystemClock, TimeLimit
 from tuner.config import Settings, load_settings
 from tuner.detect import Detection, detect
@@ -38,6 +37,7 @@ from tuner.locks import DeviceLock
 from tuner.models import resolve_model
 from tuner.runner import Runner
 from tuner.standby import standby_pays
+from tuner.workplace import refuse_a_device_in_use
 
 TRIAL_LIMIT = "5m"
 RUNGS: tuple[Rung, ...] = ("denoiser", "pipeline")

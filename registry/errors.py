@@ -13,6 +13,7 @@
     │   ├── RegistryTooNew        written by a newer release; nothing was changed
     │   ├── RegistryTooOld        needs `tuner registry upgrade`
     │   ├── RegistryFull          no space left; nothing half-written remains
+    │   ├── LeaseLost             the job was cancelled, paused, or given to another daemon
     │   └── RecordNotFound
     ├── DeviceError               exit code 5; the GPU or its driver cannot be used
     │   └── DeviceBusy            another run or a foreign process holds it
@@ -89,6 +90,10 @@ class RegistryTooOld(RegistryError):
 
 
 class RegistryFull(RegistryError):
+    pass
+
+
+class LeaseLost(RegistryError):
     pass
 
 

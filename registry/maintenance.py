@@ -14,11 +14,13 @@ from registry.artifacts import ArtifactFolder
 from registry.database import Database
 from registry.errors import RegistryCorrupt, RegistryError, RegistryTooNew
 from registry.inventories import inventory_of
+from registry.jobs import job_of
 from registry.records import select_records, stored
 from registry.rows import AnyRow, to_time
 from registry.schema import (
     ARTIFACTS,
     INVENTORIES,
+    JOBS,
     RECORD_ARTIFACTS,
     STUDIES,
     TIMING_PLACES,
@@ -65,6 +67,7 @@ def _row_problems(connection: Connection) -> Iterator[str]:
         (_all(INVENTORIES), inventory_of),
         (_all(TIMINGS), stored_timing),
         (_all(TIMING_PLACES), place),
+        (_all(JOBS), job_of),
     ]
     for query, read in readers:
         for row in connection.execute(query):

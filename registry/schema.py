@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_HEAD = "0_2_0"
+SCHEMA_HEAD = "0_3_0"
 """The newest migration, named by its release. A test holds it equal to alembic's head."""
 
 RECORD_READER = 1
@@ -211,3 +211,45 @@ TIMING_PLACES = Table(
 )
 """What the digests in `timings` stand for: a `Hardware` or a `Runtime`, whose digest is that of its
 bytes. A timing whose place nobody described has no row here."""
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("key_digest", DIGEST, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("enqueued_at", TIME, nullable=False),
+    Column("available_at", TIME, nullable=False),
+    Column("ended_at", TIME),
+    Column("acquired_by", Text),
+    Column("acquired_until", TIME),
+    Column("token", Integer, nullable=False),
+    Column("renewals", Integer, nullable=False),
+    Column("study_id", ForeignKey("studies.id")),
+    Column("message", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("sha256", DIGEST, nullable=False),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'paused', 'done', 'failed', 'cancelled')",
+        name="known_status",
+    ),
+    CheckConstraint(
+        "(status = 'running') = (acquired_by IS NOT NULL)", name="running_jobs_have_an_owner"
+    ),
+    Index(None, "status", "selector", "priority"),
+    Index(
+        "one_open_job",
+        "key_digest",
+        unique=True,
+        sqlite_where=text("status IN ('queued', 'running', 'paused')"),
+    ),
+    sqlite_autoincrement=True,
+)
+"""What a daemon shall tune. `token` grows whenever a job is acquired or taken away: who holds an
+older one may no longer write (a fencing token). `renewals` counts heartbeats of one lease."""

@@ -32,6 +32,7 @@ from registry.workload import ModelRef, Workload
 if TYPE_CHECKING:
     from registry.environment import Hardware, Runtime
     from registry.inventory import ModelInventory
+    from registry.job_queue import JobQueue
     from registry.maintenance import Collected
     from registry.timing import Timing, TimingKey
     from registry.timings import Kept, Places, StoredTiming
@@ -57,6 +58,13 @@ class Registry:
     @property
     def path(self) -> Path:
         return self._database.path
+
+    @property
+    def jobs(self) -> JobQueue:
+        """Tuning jobs, and who works at them."""
+        from registry.job_queue import JobQueue
+
+        return JobQueue(self._database)
 
     def begin_study(
         self,

@@ -26,6 +26,8 @@ def sections(command: click.Command, context: click.Context) -> Iterator[list[st
     if not isinstance(command, click.Group):
         yield section(command, context)
         return
+    if command.invoke_without_command:
+        yield section(command, context)
     for name in command.list_commands(context):
         child = command.get_command(context, name)
         if child is not None and not child.hidden:

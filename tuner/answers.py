@@ -41,6 +41,8 @@ class PlanOptions(TypedDict, total=False):
 
     `registry` is a path or URL (default: TUNER_REGISTRY, else the user's own); `gpu` as in `--gpu`;
     `host_memory` a size such as "32GB", or bytes. `strict` refuses everything but an exact match.
+    `enqueue_on_miss` makes a tuning job of a question that nothing proved here answers; None: where
+    a daemon serves the device.
     """
 
     registry: str | Path | None
@@ -51,6 +53,7 @@ class PlanOptions(TypedDict, total=False):
     policy: Policy
     objective: Objective
     strict: bool
+    enqueue_on_miss: bool | None
 
 
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -71,11 +74,15 @@ class PlanAnswer:
 
     model: ModelSpec
     workload: Workload
-    environment: Environment
+    detection: Detection
     answer: Answer
     inventory: ModelInventory | None
     registry: Registry | None
     settings: Settings
+
+    @property
+    def environment(self) -> Environment:
+        return self.detection.environment
 
     @property
     def match(self) -> MatchKind:
@@ -169,9 +176,45 @@ def get_plan(
     `strict`, nothing exact), NothingFits, DeviceError and RegistryError.
     """
     _check(options)
-    answer = find_plan(model, bytes_of(vram), workload_of([(width, height)], [batch_size]), options)
+    budget_bytes, workload = bytes_of(vram), workload_of([(width, height)], [batch_size])
+    try:
+        answer = find_plan(model, budget_bytes, workload, options)
+    except NoPlan:
+        note_miss(model, budget_bytes, workload, options)
+        raise
     answer.note_fetch()
+    if answer.answer.retune_wanted:
+        note_miss(model, budget_bytes, workload, options)
     return answer
+
+
+def note_miss(
+    model: str, budget_bytes: int, workload: Workload, options: PlanOptions
+) -> int | None:
+    """Make a tuning job of a question that nothing proved here answers, best effort; its number.
+    Call it after the answer is out: the machine is looked at once more."""
+    from tuner.misses import Question, enqueue_miss
+
+    wanted = options.get("enqueue_on_miss")
+    if wanted is False:
+        return None
+    settings = load_settings()
+    given = options.get("registry")
+    registry, _ = _opened(settings.registry if given is None else given)
+    host_memory = options.get("host_memory")
+    question = Question(
+        model=model,
+        spec=resolve_model(
+            model, weights=options.get("weights", "pretrained"), revision=options.get("revision")
+        ),
+        workload=workload,
+        budget_bytes=budget_bytes,
+        host_budget_bytes=None if host_memory is None else bytes_of(host_memory),
+        policy=options.get("policy", "balanced"),
+        objective=options.get("objective", "latency"),
+    )
+    detection = detect(options.get("gpu"), settings=settings)
+    return enqueue_miss(question, registry, detection, settings, wanted=wanted)
 
 
 def find_plan(
@@ -198,7 +241,7 @@ def find_plan(
     return PlanAnswer(
         model=spec,
         workload=workload,
-        environment=detection.environment,
+        detection=detection,
         answer=answer,
         inventory=inventory,
         registry=registry,

@@ -43,6 +43,9 @@ class GpuMonitor:
     def utilization_percent(self) -> int | None:
         return self._nvml.utilization_percent(self._uuid)
 
+    def compute_pids(self) -> frozenset[int]:
+        return self._nvml.compute_pids(self._uuid)
+
 
 class CpuMonitor:
     """The processor: its "device memory" is what the worker's tree adds to its baseline.

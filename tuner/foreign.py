@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +21,18 @@ FOREIGN_BYTES = 2**30
 BUSY_PERCENT = 10
 WATCH_S = 1.5
 WATCH_STEP_S = 0.1
+ARRIVAL_STEP_S = 0.5
+"""Two looks and the end of the trial's processes fit in two seconds."""
 UNEXPLAINED_BYTES = 2**30
 UNEXPLAINED_SHARE = 0.1
 CPU_SHARE = 0.25
 SETTLE_S = 2.0
 GIB = 2**30
+
+
+class ComputeMonitor(Protocol):
+    def compute_pids(self) -> frozenset[int]:
+        """Processes that have the device open to compute, by the host's numbers."""
 
 
 class Witness(Protocol):
@@ -98,6 +105,35 @@ def unexplained_growth(growth_bytes: int, explained_bytes: int) -> str | None:
         return None
     more = (growth_bytes - explained_bytes) / GIB
     return f"the device's memory grew by {more:.1f} GiB more than the trial used"
+
+
+class Arrivals:
+    """Who opens the device while a trial of ours runs, so that we can give way to them.
+
+    Sure or nothing: a stranger counts when two looks in a row see it, and only while our own
+    processes are known among those that the driver shows. In a container, where the numbers are
+    the host's, nobody is recognised; there the witness's verdict remains.
+    """
+
+    def __init__(self, monitor: ComputeMonitor, clock: Callable[[], float]) -> None:
+        self._monitor, self._clock = monitor, clock
+        self._before = monitor.compute_pids()
+        self._suspects: frozenset[int] = frozenset()
+        self._due_s = clock()
+
+    def look(self, own_pids: Callable[[], Iterable[int]]) -> str | None:
+        """Call it often; why to give way, None while nobody came."""
+        now_s = self._clock()
+        if now_s < self._due_s:
+            return None
+        self._due_s = now_s + ARRIVAL_STEP_S
+        seen = self._monitor.compute_pids() - self._before
+        own = frozenset(own_pids()) if seen else frozenset()
+        strangers = seen - own if seen & own else frozenset()
+        lasting, self._suspects = strangers & self._suspects, strangers
+        if not lasting:
+            return None
+        return f"process {min(lasting)} came to use the device"
 
 
 class CpuWitness:

@@ -152,6 +152,18 @@ class DeviceLock:
         return _left_behind(self.device_key, holder)
 
 
+def daemon_lock(device_key: str, folder: Path, command: Sequence[str] = ()) -> DeviceLock:
+    """What a daemon holds on its device for as long as it lives, apart from the device's own."""
+    return DeviceLock(f"daemon-{device_key}", folder, command)
+
+
+def living_daemon(device_key: str, folder: Path) -> Holder | None:
+    """The daemon that serves the device, None where none does. By what its lock file says: for
+    hints and defaults, not for exclusion."""
+    holder = daemon_lock(device_key, folder).holder()
+    return holder if holder is not None and psutil.pid_exists(holder.pid) else None
+
+
 def _left_behind(device_key: str, holder: Holder) -> DeviceBusy:
     worker = f"process {holder.worker_pid}" if holder.worker_pid else "a process"
     return DeviceBusy(

@@ -82,6 +82,13 @@ def same_device(own: Hardware, other: Hardware) -> bool:
     return all(getattr(own, name) == getattr(other, name) for name in fields)
 
 
+def device_kind(hardware: Hardware) -> str:
+    """A name for any device like this one, as the selector of a job: a GPU's with its MIG profile,
+    a processor's model."""
+    mig = f" MIG {hardware.mig_profile}" if hardware.mig_profile else ""
+    return f"{hardware.name}{mig}"
+
+
 def satisfies_policy(record: TuningRecord, policy: Policy) -> bool:
     """Whether the record's evidence meets the policy. The reference itself meets every one."""
     return record.plan == record.baseline_plan or satisfies(record.quality, policy)
@@ -102,9 +109,25 @@ def _differences(
     if not covers(record, request.workload):
         label = request.workload.label
         yield "resolution", f"shapes: proved at {record.workload.label}, not {label}"
-    own, other = environment, record.environment
-    for text in (*_hardware(own.hardware, other.hardware), *_runtime(own.runtime, other.runtime)):
+    for text in environment_changes(environment, record.environment):
         yield "stale", text
+
+
+def environment_changes(own: Environment, other: Environment) -> tuple[str, ...]:
+    """In words what differs here (`own`) from where something was proved: nothing for an exact
+    answer."""
+    return tuple(
+        f"{name}: {ours} here, {theirs} when proved"
+        for name, ours, theirs in environment_differences(own, other)
+    )
+
+
+def environment_differences(
+    own: Environment, other: Environment
+) -> tuple[tuple[str, str, str], ...]:
+    """What differs that matters: its name, what it is in `own`, and in `other`."""
+    hardware = _hardware(own.hardware, other.hardware)
+    return (*hardware, *_runtime(own.runtime, other.runtime))
 
 
 def _same_weights(request: Request, record: TuningRecord) -> bool:
@@ -122,22 +145,24 @@ def _same_name(asked: ModelRef, record: ModelRef) -> bool:
     return same and asked.source != "local"
 
 
-def _hardware(own: Hardware, other: Hardware) -> Iterator[str]:
+def _hardware(own: Hardware, other: Hardware) -> Iterator[tuple[str, str, str]]:
     skipped = {"vram_bytes"} if own.device == "cpu" else set()
     yield from _changed(own.model_dump(), other.model_dump(), skipped)
 
 
-def _runtime(own: Runtime, other: Runtime) -> Iterator[str]:
+def _runtime(own: Runtime, other: Runtime) -> Iterator[tuple[str, str, str]]:
     ours, theirs = own.model_dump(), other.model_dump()
     packages, former = ours.pop("attention_packages"), theirs.pop("attention_packages")
     yield from _changed(ours, theirs, set())
     yield from _changed(packages, former, set())
 
 
-def _changed(own: Mapping[str, Any], other: Mapping[str, Any], skipped: set[str]) -> Iterator[str]:
+def _changed(
+    own: Mapping[str, Any], other: Mapping[str, Any], skipped: set[str]
+) -> Iterator[tuple[str, str, str]]:
     for name in sorted({*own, *other} - skipped):
         if own.get(name) != other.get(name):
-            yield f"{name}: {_word(own.get(name))} here, {_word(other.get(name))} when proved"
+            yield name, _word(own.get(name)), _word(other.get(name))
 
 
 def _word(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The NVIDIA driver's management library, behind one small face that tests can replace.
 
 NVML answers without opening CUDA: no context, no memory on the device. In a container it shows the
-host's process ids, so nothing here names processes.
+host's process ids, so whoever asks for processes has to see whether it knows its own among them.
 """
 
 from __future__ import annotations
@@ -103,6 +103,10 @@ class Nvml(Protocol):
 
     def utilization_percent(self, uuid: str) -> int | None: ...
 
+    def compute_pids(self, uuid: str) -> frozenset[int]:
+        """Processes that have the device open to compute, by the host's numbers: in a container
+        these may be others' than ours, or missing."""
+
 
 class NvmlLibrary:
     """`Nvml` over nvidia-ml-py. `module` is `pynvml` or something that looks like it."""
@@ -133,6 +137,10 @@ class NvmlLibrary:
     def utilization_percent(self, uuid: str) -> int | None:
         rates = self._optional(self._nvml.nvmlDeviceGetUtilizationRates, self._handle(uuid))
         return None if rates is None else int(rates.gpu)
+
+    def compute_pids(self, uuid: str) -> frozenset[int]:
+        found = self._optional(self._nvml.nvmlDeviceGetComputeRunningProcesses, self._handle(uuid))
+        return frozenset(int(process.pid) for process in found or ())
 
     def _devices_of(self, index: int) -> Iterator[Gpu]:
         handle = self._call(self._nvml.nvmlDeviceGetHandleByIndex, index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from registry.environment import Environment
 from registry.errors import NothingFits
@@ -96,8 +96,9 @@ class Planning:
         is told yet."""
         corrections = self.taught_by(baseline)
         reference = self.candidate(baseline.plan, corrections)
+        kept = self.survey(corrections).kept
         return Search(
-            self.survey(corrections).kept or (reference,),
+            (*kept, *self._known_beside(kept, corrections)) or (reference,),
             objective=self._request.objective,
             workload=self._request.workload,
             steps=self._request.steps or self._inventory.default_steps,
@@ -105,7 +106,21 @@ class Planning:
             reference=reference,
             budget_bytes=self._request.budget_bytes,
             exhaustive=self._request.exhaustive,
+            first=self._request.first,
         )
+
+    def _known_beside(
+        self, kept: Sequence[Candidate], corrections: Corrections | None
+    ) -> Iterator[Candidate]:
+        """The best of an earlier search that today's survey would not offer, such as a mixture of
+        schemes, where no rule forbids them and they are predicted to fit."""
+        offered = {candidate.plan for candidate in kept}
+        for known in self._request.first:
+            if known.plan in offered or self.rules.violations(known.plan):
+                continue
+            candidate = self.candidate(known.plan, corrections)
+            if candidate.estimate.peak_vram_bytes <= self._request.budget_bytes:
+                yield candidate
 
     def taught_by(self, baseline: Trial) -> Corrections:
         frozen = self.candidate(baseline.plan).estimate

@@ -13,6 +13,7 @@ from registry.workload import Workload
 from tuner import catalog
 from tuner.audit import AuditReport
 from tuner.model_spec import ModelSpec
+from tuner.search import Known
 from tuner.space import SPACE_VERSION
 
 DEFAULT_PROMPTS = (
@@ -34,7 +35,8 @@ class StudyRequest:
 
     `prompts` and `seeds` are compared side by side, the shorter list repeated. `audit` is how many
     of the candidates that were dropped unmeasured are tried after the answer is published, within
-    `audit_limit_s`; like the time limit it is no part of the question.
+    `audit_limit_s`; like the time limit it is no part of the question. Nor are `first`, the best
+    plans of an earlier search in another environment: they are measured before all others.
     """
 
     model: ModelSpec
@@ -52,6 +54,7 @@ class StudyRequest:
     keep_logs: bool = False
     audit: int = 0
     audit_limit_s: float | None = None
+    first: tuple[Known, ...] = ()
 
     def identity(self, inventory: ModelInventory, environment: Environment) -> str:
         """Equal for the same question on the same machine: such a study is continued. The time

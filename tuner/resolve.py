@@ -20,7 +20,7 @@ from tuner.candidate import Offer
 from tuner.matching import Request
 from tuner.proofs import Predictions, Proof, Proofs
 from tuner.shortage import shortage
-from tuner.units import format_bytes
+from tuner.units import exact_bytes, format_bytes
 
 __all__ = ["Answer", "Predictions", "Request", "resolve", "tune_command"]
 
@@ -183,14 +183,6 @@ def _beside_defaults(request: Request) -> Iterator[str]:
         yield f"--policy {request.policy}"
     if request.objective != "latency":
         yield f"--objective {request.objective}"
-
-
-def exact_bytes(amount: int) -> str:
-    """In the largest unit that loses nothing: "24GB", "1536MB", "2147483648B"."""
-    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
-        if amount % factor == 0:
-            return f"{amount // factor}{unit}"
-    return f"{amount}B"
 
 
 def _question(request: Request) -> str:

@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from registry.errors import DeviceError
+from registry.errors import DeviceBusy, DeviceError
 from registry.plan import ProcessOptions
 from tuner import endings, host
 from tuner.config import load_settings
 from tuner.detect import Detection
 from tuner.device import GpuMonitor, open_gpu_monitor
-from tuner.foreign import Witness, witness_for
+from tuner.foreign import Arrivals, Witness, witness_for
 from tuner.locks import DeviceLock
 from tuner.measured import complete
 from tuner.nvml import Nvml, NvmlUnavailable, open_nvml
@@ -78,7 +78,8 @@ class Runner:
     `python` is the interpreter that runs trials. `lock`, if given, must be held; every worker
     inherits it. `environ` is what workers inherit, by default the environment as configured.
     `worker_command` replaces `python -m tuner.pipeline.worker`. With `ahead` the next worker is
-    started while one runs; then `close` must be called before the lock is released.
+    started while one runs; then `close` must be called before the lock is released. Set
+    `yields` to have a trial ended when another process opens the GPU.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Runner:
         self._nvml = nvml
         self._clock = clock
         self._kill_grace_s = kill_grace_s
+        self.yields = False
         common = self._environment_of(EnvironmentJob())
         self._ahead = Ahead(self._scratch_dir, common, self._start_ahead, clock) if ahead else None
 
@@ -120,7 +122,7 @@ class Runner:
         The job's `device_index` is set to what the worker will see. KeyboardInterrupt passes
         through, SIGTERM becomes Interrupted, both after the worker is dead. Raises DeviceError if
         the driver dies or a process cannot be killed, TrialFailed if the scratch folder cannot be
-        written.
+        written, and DeviceBusy where the trial gave way to another process.
         """
         end_left_behind()
         try:
@@ -182,11 +184,18 @@ class Runner:
                 on_event=partial(self._heard, asked),
                 on_sample=asked.on_sample,
                 cap_device=before.monitor is None,
+                give_way=self._give_way(before, tree),
             )
             begin()
             watch.until_end()
             if watch.stop is not None and watch.stop.kind == "out_of_memory":
                 tree.end(0)
+            if watch.gave_way is not None:
+                tree.end(0)
+                raise DeviceBusy(
+                    f"the trial was ended: {watch.gave_way}",
+                    hint="What was measured before is kept; the same run goes on from there.",
+                )
         contaminated = before.witness.verdict()
         return Outcome(
             result=complete(watch.result, sampler, self._detection, contaminated),
@@ -204,6 +213,12 @@ class Runner:
     def _look(self) -> _Before:
         monitor = open_gpu_monitor(self._detection, nvml=self._nvml)
         return _Before(monitor, witness_for(monitor), host.oom_kills())
+
+    def _give_way(self, before: _Before, tree: ProcessTree) -> Callable[[], str | None]:
+        if before.monitor is None or not self.yields:
+            return lambda: None
+        arrivals = Arrivals(before.monitor, self._clock)
+        return lambda: arrivals.look(lambda: [process.pid for process in tree.members()])
 
     def _shared_bytes(self) -> int:
         return self._ahead.shared_bytes if self._ahead is not None else 0

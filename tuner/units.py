@@ -101,3 +101,11 @@ def _three_digits(value: float) -> str:
     size = abs(value)
     digits = 0 if size >= 100 else 1 if size >= 10 else 2
     return f"{value:.{digits}f}"
+
+
+def exact_bytes(amount: int) -> str:
+    """In the largest unit that loses nothing: "24GB", "1536MB", "2147483648B"."""
+    for unit, factor in (("GB", 10**9), ("GiB", 2**30), ("MB", 10**6), ("MiB", 2**20)):
+        if amount % factor == 0:
+            return f"{amount // factor}{unit}"
+    return f"{amount}B"

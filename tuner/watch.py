@@ -36,7 +36,8 @@ class Watch:
     """Reads events and samples memory until the worker has ended or must be ended.
 
     Afterwards `hello`, `result`, `failure` and `stop` say what happened; a `result` stands, however
-    the worker ended after it.
+    the worker ended after it. `give_way` says why to end at once for somebody else's sake; then
+    `gave_way` says so, and the trial says nothing about its plan.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Watch:
         on_event: Callable[[Event], None] | None = None,
         on_sample: Callable[[Sample], None] | None = None,
         cap_device: bool,
+        give_way: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._worker = worker
         self._limits = limits
@@ -57,6 +59,7 @@ class Watch:
         self._on_event = on_event
         self._on_sample = on_sample
         self._cap_device = cap_device
+        self._give_way = give_way
         self._stream = EventStream()
         self._closed = False
         self._started_s = self._heard_s = clock()
@@ -64,6 +67,7 @@ class Watch:
         self.result: Result | None = None
         self.failure: WorkerFailure | None = None
         self.stop: Stop | None = None
+        self.gave_way: str | None = None
         self.other_protocol: OtherProtocol | None = None
 
     @property
@@ -88,7 +92,7 @@ class Watch:
 
     @property
     def _understood(self) -> bool:
-        return self.stop is None and self.other_protocol is None
+        return self.stop is None and self.other_protocol is None and self.gave_way is None
 
     def _is_over(self) -> bool:
         """Checked between reads, so that a result already in the pipe wins over a time-out."""
@@ -111,6 +115,7 @@ class Watch:
         limits, peak = self._limits, self._sampler
         if self.result is not None or self.failure is not None:
             return
+        self.gave_way = self._give_way()
         if self._cap_device and _over(peak.device_growth_peak_bytes, limits.device_bytes):
             self._stop_for_memory("device", peak.device_growth_peak_bytes, limits.device_bytes)
         elif _over(peak.host_peak_bytes, limits.host_bytes):

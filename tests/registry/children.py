@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy import insert, select, update
 from registry.client import open_registry
 from registry.database import open_database
 from registry.errors import TunerError
+from registry.jobs import ANY_DEVICE
 from registry.schema import META
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.studies import StudyEnd
@@ -31,6 +33,7 @@ TIMEOUT_S = 120.0
 PYSQLITE3 = "pysqlite3.dbapi2"
 LIMIT_BYTES_MARGIN = 8192
 BATCH = 3
+LEASE = timedelta(seconds=60)
 
 
 def context() -> ForkServerContext:
@@ -145,6 +148,28 @@ def put_timings(path: Path, number: int, rows: int) -> int:
     own = samples.timing(10_000 + number)
     moment = samples.later(number)
     return registry.put_timings([*put, own], now=moment, environment=samples.ENVIRONMENT).new
+
+
+def acquire_job(path: Path, number: int) -> int | None:
+    queue = open_registry(path).jobs
+    lease = queue.acquire(str(number), (ANY_DEVICE,), now=samples.NOW, duration=LEASE)
+    return None if lease is None else lease.job.id
+
+
+def enqueue_job(path: Path) -> tuple[int, bool]:
+    """Everybody asks the same."""
+    job, is_new = open_registry(path).jobs.enqueue(samples.job(), priority=1, now=samples.NOW)
+    return job.id, is_new
+
+
+def work_until_empty(path: Path, owner: str, selectors: tuple[str, ...]) -> list[int]:
+    """Acquire, renew and finish until nothing is left; the jobs done."""
+    queue, done = open_registry(path).jobs, []
+    while lease := queue.acquire(owner, selectors, now=samples.NOW, duration=LEASE):
+        queue.extend(lease, now=samples.NOW, duration=LEASE)
+        queue.finish(lease, message=owner, now=samples.NOW)
+        done.append(lease.job.id)
+    return done
 
 
 def publish_for_ever(sender: Connection, path: Path, first: int) -> None:

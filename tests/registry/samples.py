@@ -7,6 +7,7 @@ from typing import Any
 
 from registry.environment import Environment, Hardware, Runtime
 from registry.inventory import ComponentInventory, LinearLayer, ModelInventory
+from registry.jobs import ANY_DEVICE, JobBody, JobKey
 from registry.plan import ComponentPlan, PipelineOptions, Plan, ProcessOptions
 from registry.record import (
     ArtifactRef,
@@ -150,3 +151,11 @@ def timing(
             key=key, outcome=outcome, median_ms=median_ms, mad_ms=0.125, samples=20, sqnr_db=38.5
         )
     return Timing(key=key, outcome=outcome, samples=0, message="out of memory")
+
+
+def job(budget_bytes: int = 2 * GIB, *, selector: str = ANY_DEVICE, **asked: Any) -> JobBody:
+    key = JobKey(
+        model="tiny-flux", ref=MODEL, workload=WORKLOAD, budget_bytes=budget_bytes,
+        selector=selector,
+    )  # fmt: skip
+    return JobBody(key=key, **asked)

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from registry.client import open_registry
 from registry.database import open_database
+from registry.jobs import ANY_DEVICE
 from registry.schema import META, SCHEMA_HEAD
 from registry.store import Registry
 from tests.registry import children, samples
@@ -69,3 +70,33 @@ def test_a_writer_waits_for_another(registry: Registry) -> None:
     database = open_database(registry.path, create=False)
     with database.write():
         registry.note_fetch("f" * 64, samples.NOW)
+
+
+def test_ten_processes_acquire_ten_jobs(path: Path, sqlite_driver: str) -> None:
+    jobs = open_registry(path).jobs
+    numbers = range(10)
+    ids = {jobs.enqueue(samples.job(10**9 + n), priority=0, now=samples.NOW)[0].id for n in numbers}
+    claimed = children.together(children.acquire_job, [(path, n) for n in numbers])
+    assert (len(claimed), set(claimed)) == (10, ids)
+    assert children.alone(children.acquire_job, path, 11) is None
+
+
+def test_a_question_is_enqueued_once(registry: Registry) -> None:
+    asked = children.together(children.enqueue_job, [(registry.path,)] * PROCESSES)
+    assert len({job_id for job_id, _ in asked}) == 1
+    assert sorted(is_new for _, is_new in asked) == [False] * (PROCESSES - 1) + [True]
+
+
+def test_two_devices_share_a_hundred_jobs(path: Path, sqlite_driver: str) -> None:
+    """Each is done once, by a process that its selector allows."""
+    jobs = open_registry(path).jobs
+    selectors = ("gpu-0", "gpu-1", ANY_DEVICE)
+    for number in range(100):
+        body = samples.job(10**9 + number, selector=selectors[number % 3])
+        jobs.enqueue(body, priority=number % 7, now=samples.NOW)
+    workers = [(path, gpu, (ANY_DEVICE, gpu)) for gpu in selectors[:2]]
+    done = children.together(children.work_until_empty, workers)
+    assert sorted([*done[0], *done[1]]) == [job.id for job in reversed(jobs.list())]
+    assert jobs.counts() == {"done": 100}
+    for job in jobs.list():
+        assert job.body.key.selector in (ANY_DEVICE, job.message)

@@ -71,6 +71,22 @@ def test_a_registry_of_release_0_1_0_opens(path: Path) -> None:
     assert registry.put_timings([samples.timing()], now=samples.NOW).new == 1
 
 
+def test_a_registry_of_release_0_2_0_opens(path: Path) -> None:
+    path.write_bytes(gzip.decompress((DATA / "registry-0_2_0.sqlite3.gz").read_bytes()))
+    with pytest.raises(RegistryTooOld, match="0_2_0"):
+        open_registry(path)
+    assert upgrade_registry(path) == ("0_2_0", SCHEMA_HEAD)
+    registry = open_registry(path, create=False)
+    assert [stored.status for stored in registry.history()] == ["current", "superseded"]
+    (timing,) = registry.all_timings()
+    assert timing.timing == samples.timing()
+    assert registry.timing_places().hardware == {samples.HARDWARE.digest: samples.HARDWARE}
+    assert [problem for problem in registry.check() if "artifact" not in problem] == []
+    assert registry.jobs.list() == ()
+    job, is_new = registry.jobs.enqueue(samples.job(), priority=1, now=samples.NOW)
+    assert (registry.jobs.get(job.id), is_new) == (job, True)
+
+
 def test_an_older_release_may_read_a_registry_with_timings(registry: Registry) -> None:
     with open_database(registry.path, create=False).read() as connection:
         assert schema_state(connection).minimum_reader == "0_1_0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -46,13 +47,14 @@ SLICES = tuple(
 @dataclass
 class FakeNvml:
     """`used` and `utilization` are read one after another; the last value stays. `asked` are the
-    devices that were asked about."""
+    devices that were asked about; `processes` are those that have it open."""
 
     devices: tuple[Gpu, ...] = (H100,)
     used: list[int] = field(default_factory=lambda: [0])
     utilization: list[int] = field(default_factory=lambda: [0])
     dead: bool = False
     asked: set[str] = field(default_factory=set)
+    processes: Callable[[], Iterable[int]] = tuple
 
     def __call__(self) -> FakeNvml:
         if self.dead:
@@ -64,6 +66,10 @@ class FakeNvml:
 
     def gpus(self) -> tuple[Gpu, ...]:
         return self.devices
+
+    def compute_pids(self, uuid: str) -> frozenset[int]:
+        self.asked.add(uuid)
+        return frozenset(self.processes())
 
     def used_bytes(self, uuid: str) -> int:
         return self._next(self.used, uuid)

@@ -73,6 +73,7 @@ class StudyBench:
     clock: ManualClock = field(default_factory=ManualClock)
     events: list[StudyEvent] = field(default_factory=list)
     ahead: bool = False
+    yields: bool = False
     import_s: float = 0.0
 
     @cached_property
@@ -120,7 +121,7 @@ class StudyBench:
             )
 
     def runner(self, lock: DeviceLock | None = None) -> Runner:
-        return Runner(
+        runner = Runner(
             sys.executable,
             self.detection,
             lock,
@@ -131,6 +132,8 @@ class StudyBench:
             kill_grace_s=0.5,
             ahead=self.ahead,
         )
+        runner.yields = self.yields
+        return runner
 
     def write_table(self) -> Path:
         hello = Hello(

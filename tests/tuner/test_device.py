@@ -17,7 +17,7 @@ from tests.tuner.fake_nvml import H100, FakeNvml
 from tests.tuner.fake_worker import CPU, GENEROUS, MIB, Bench, trial_job, trial_result
 from tuner.detect import Detection
 from tuner.device import CpuMonitor, GpuMonitor, open_gpu_monitor
-from tuner.foreign import CpuWitness, GpuWitness, unexplained_growth
+from tuner.foreign import ARRIVAL_STEP_S, Arrivals, CpuWitness, GpuWitness, unexplained_growth
 from tuner.nvml import NvmlUnavailable
 from tuner.processes import ProcessTree
 from tuner.protocol import TrialResult
@@ -242,3 +242,47 @@ def test_driver_that_dies_during_a_trial(tmp_path: Path) -> None:
     runner = bench.runner("hello(); time.sleep(600)", detection=GPU, nvml=Dying(used=[0] * 5))
     with pytest.raises(DeviceError, match="fallen off the bus"):
         runner.run(trial_job(tmp_path), GENEROUS)
+
+
+class Seen:
+    """What the driver shows at each look."""
+
+    def __init__(self, *looks: set[int]) -> None:
+        self._looks = list(looks)
+
+    def compute_pids(self) -> frozenset[int]:
+        return frozenset(self._looks.pop(0) if len(self._looks) > 1 else self._looks[0])
+
+
+OWN, STRANGER, RESIDENT = 10, 20, 30
+
+
+def arrivals(*looks: set[int]) -> list[str | None]:
+    """What is said at each look but the first, which is before the trial."""
+    now_s = [0.0]
+    watch = Arrivals(Seen(*looks), lambda: now_s[0])
+    said = []
+    for _ in looks[1:]:
+        said.append(watch.look(lambda: (OWN,)))
+        assert watch.look(lambda: (OWN,)) is None, "not due yet"
+        now_s[0] += ARRIVAL_STEP_S
+    return said
+
+
+def test_a_stranger_that_stays_is_given_way_to() -> None:
+    own, both = {RESIDENT, OWN}, {RESIDENT, OWN, STRANGER}
+    said = arrivals({RESIDENT}, own, both, both)
+    assert said == [None, None, f"process {STRANGER} came to use the device"]
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        pytest.param([set(), {OWN, STRANGER}, {OWN}, {OWN, STRANGER}], id="gone again"),
+        pytest.param([{RESIDENT}, {RESIDENT, OWN}, {RESIDENT, OWN}], id="there before"),
+        pytest.param([set(), {STRANGER}, {STRANGER}], id="numbers of another namespace"),
+        pytest.param([set(), set(), set()], id="nobody"),
+    ],
+)
+def test_nobody_is_given_way_to_who_may_be_ourselves(looks: list[set[int]]) -> None:
+    assert set(arrivals(*looks)) == {None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,14 @@ def test_a_driver_that_cannot_answer(code: str, words: str, absent: bool) -> Non
     assert words in caught.value.message
     assert caught.value.hint
     assert caught.value.absent is absent
+
+
+def test_processes_that_compute_where_the_driver_tells() -> None:
+    shown = [SimpleNamespace(pid=7, usedGpuMemory=None), SimpleNamespace(pid=9, usedGpuMemory=1)]
+    telling = FakePynvml(nvmlDeviceGetComputeRunningProcesses=shown)
+    assert NvmlLibrary(telling).compute_pids("GPU-1111") == {7, 9}
+    silent = FakePynvml(nvmlDeviceGetComputeRunningProcesses=error("NVMLError_NotSupported"))
+    assert NvmlLibrary(silent).compute_pids("GPU-1111") == frozenset()
 
 
 def test_a_gpu_that_dies_while_it_is_watched() -> None:

@@ -4,14 +4,19 @@ works."""
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from registry.errors import DeviceBusy
 from registry.record import PeakMemory
-from tests.tuner.fake_worker import GENEROUS, JOB, MIB, Bench, trial_job, trial_result
+from tests.tuner.fake_nvml import H100, FakeNvml
+from tests.tuner.fake_worker import CPU, GENEROUS, JOB, MIB, Bench, trial_job, trial_result
 from tuner.proc import process_table
 from tuner.protocol import Event, Hello, Progress, TrialResult
 from tuner.runner import Limits, Outcome
@@ -386,3 +391,39 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     assert memory.host_peak_bytes == outcome.host_peak_bytes > memory.peak_vram_bytes
     assert bench.note("device") == "None"
     assert str(bench.folder / "compiled") in bench.note("variables")
+
+
+def test_a_process_that_comes_to_the_gpu_ends_the_trial_within_two_seconds(bench: Bench) -> None:
+    """Its own pid is what the driver shows of the worker; the stranger comes while it sleeps."""
+    strangers: list[subprocess.Popen[bytes]] = []
+    came_s: list[float] = []
+
+    def processes() -> list[int]:
+        if not (bench.notes / "pid").exists():
+            return []
+        if not strangers:
+            strangers.append(subprocess.Popen(["sleep", "60"]))
+            came_s.append(time.monotonic())
+        return [int(bench.note("pid")), strangers[0].pid]
+
+    body = "hello(); tell('pid', os.getpid()); time.sleep(60); done()"
+    gpu = replace(CPU, device_index=0, device_uuid=H100.uuid)
+    nvml = FakeNvml(processes=processes)
+    runner = bench.runner(body, detection=gpu, nvml=nvml, kill_grace_s=30.0)
+    runner.yields = True
+    try:
+        with pytest.raises(DeviceBusy, match=r"process \d+ came to use the device"):
+            runner.run(JOB, GENEROUS)
+        assert time.monotonic() - came_s[0] < 2.0
+        assert strangers[0].poll() is None, "the stranger is left alone"
+    finally:
+        for stranger in strangers:
+            stranger.kill()
+            stranger.wait()
+
+
+def test_without_being_asked_no_way_is_given(bench: Bench) -> None:
+    gpu = replace(CPU, device_index=0, device_uuid=H100.uuid)
+    nvml = FakeNvml(processes=lambda: [os.getpid()])
+    runner = bench.runner(WELL_BEHAVED, detection=gpu, nvml=nvml)
+    assert runner.run(JOB, GENEROUS).result is not None

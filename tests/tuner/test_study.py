@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from registry.errors import NothingFits, TrialFailed
+from registry.errors import DeviceBusy, NothingFits, TrialFailed
 from registry.workload import Shape
 from tests.tuner import flux
 from tests.tuner.fake_nvml import FakeNvml
-from tests.tuner.study_bench import GB, SQUARE, ManualClock, StudyBench, keys_of
+from tests.tuner.study_bench import GB, SCRIPT, SQUARE, ManualClock, StudyBench, keys_of
 from tests.tuner.test_runner import our_children
 from tuner.events import (
     BestChanged,
@@ -25,6 +27,7 @@ from tuner.events import (
     TrialStarted,
 )
 from tuner.planning import Planning
+from tuner.search import Known
 from tuner.search.durations import TYPICAL_S
 
 REPLAYED_FROM_CACHE: dict[str, Any] = {"rung": "replay", "artifact": True}
@@ -544,3 +547,44 @@ def test_a_killed_timing_job_costs_its_predictions_only(timed_bench: StudyBench)
     sources = {trial.estimate.source for trial in timed_bench.trials if trial.estimate}
     assert sources == {"roofline", "roofline+trials"}
     assert timed_bench.leftovers() == []
+
+
+def workers_of_this_test() -> list[int]:
+    """Other tests may have left servers of their own among our children."""
+    children = psutil.Process().children()
+    return [child.pid for child in children if str(SCRIPT) in child.cmdline()]
+
+
+def test_a_run_that_gave_way_goes_on_where_it_was(bench: StudyBench) -> None:
+    """Somebody opens the GPU in the middle of a trial: the trial is none, the others stand."""
+    bench.rule({"takes_s": 60.0}, kind="trial", rung="denoiser")
+    bench.yields = True
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        bench.nvml.processes = lambda: (
+            [stranger.pid, *workers_of_this_test()] if len(bench.trial_jobs()) > 1 else []
+        )
+        with pytest.raises(DeviceBusy, match=f"process {stranger.pid} came"):
+            bench.run()
+        stranger.kill()
+    stood = keys_of(bench.trials)
+    assert len(stood) == 1
+    bench.rules.clear()
+    bench.nvml.processes = tuple
+    before = bench.trial_jobs()
+    assert bench.run().published
+    assert not set(stood) & set(bench.trial_jobs() - before)
+
+
+def test_the_best_of_an_earlier_search_is_tried_before_all_others(bench: StudyBench) -> None:
+    """Also where today's survey would not offer it, but not where a rule forbids it."""
+    planning = Planning(bench.request(), bench.inventory, bench.environment)
+    found = planning.survey()
+    fast = found.kept[0].plan
+    odd = fast.model_copy(update={"process": fast.process.model_copy(update={"threads": 3})})
+    forbidden = next(i.plan for i in found.dropped if planning.rules.violations(i.plan))
+    known = tuple(Known(plan, 50.0) for plan in (forbidden, odd))
+    assert bench.run(first=known).published
+    (_, baseline), second, *_ = keys_of(bench.trials)
+    assert baseline == planning.baselines()[0].plan.digest
+    assert second == ("pipeline", odd.digest)
+    assert all(digest != forbidden.digest for _, digest in keys_of(bench.trials))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.errors import NoPlan
 from tuner.cli.options import (
     RESOLUTION,
     gpu_option,
@@ -22,7 +23,8 @@ from tuner.cli.output import print_json
 from tuner.shapes import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
-    from tuner.answers import PlanAnswer
+    from registry.workload import Workload
+    from tuner.answers import PlanAnswer, PlanOptions
     from tuner.shapes import Size
 
 
@@ -49,6 +51,12 @@ if TYPE_CHECKING:
 @objective_option()
 @click.option("--strict", is_flag=True, help="Accept an exact match only; else exit code 3.")
 @click.option(
+    "--enqueue-on-miss/--no-enqueue-on-miss",
+    default=None,
+    help="Make a tuning job of what nothing proved here answers.  [default: where a daemon serves "
+    "the device]",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["json", "yaml", "python"]),
@@ -71,29 +79,34 @@ def command(
     The answer says how it matched: exact, architecture, resolution, stale or estimated. Nothing is
     measured here, and torch is not imported.
     """
-    answer = ask(model, budget_bytes, resolution, batch_size, options)
+    from tuner.answers import find_plan, note_miss
+
+    workload, asked = question(model, resolution, batch_size, options)
+    try:
+        answer = find_plan(model, budget_bytes, workload, asked)
+    except NoPlan:
+        _tell(note_miss(model, budget_bytes, workload, asked))
+        raise
     if form == "json":
         print_json(answer.to_json())
     else:
         click.echo(_yaml(answer) if form == "yaml" else answer.script(), nl=False)
     answer.note_fetch()
+    if answer.answer.retune_wanted:
+        _tell(note_miss(model, budget_bytes, workload, asked))
 
 
-def ask(
-    model: str,
-    budget_bytes: int,
-    resolution: Size | None,
-    batch_size: int,
-    options: dict[str, Any],
-) -> PlanAnswer:
-    """The answer, its fetch not yet counted."""
-    from tuner.answers import PlanOptions, find_plan
+def question(
+    model: str, resolution: Size | None, batch_size: int, options: dict[str, Any]
+) -> tuple[Workload, PlanOptions]:
+    """Of the command's options. Raises UsageError and what `resolve_model` raises."""
+    from tuner.answers import PlanOptions
     from tuner.cli.workloads import workload_for
     from tuner.models import resolve_model
 
     spec = resolve_model(model, weights=options["weights"], revision=options["revision"])
     workload = workload_for(spec, (resolution,) if resolution else (), (batch_size,))
-    asked = PlanOptions(
+    return workload, PlanOptions(
         registry=options["registry_url"],
         gpu=options["gpu"],
         host_memory=options["host_budget_bytes"],
@@ -102,8 +115,14 @@ def ask(
         policy=options["policy"],
         objective=options["objective"],
         strict=options["strict"],
+        enqueue_on_miss=options["enqueue_on_miss"],
     )
-    return find_plan(model, budget_bytes, workload, asked)
+
+
+def _tell(job_id: int | None) -> None:
+    """Standard output is the answer's alone."""
+    if job_id is not None:
+        click.echo(f"enqueued: job {job_id} will prove a plan here", err=True)
 
 
 def _yaml(answer: PlanAnswer) -> str:

@@ -32,6 +32,14 @@ COMMANDS = {
     "rollback": "tuner.cli.rollback",
     "registry": "tuner.cli.registry",
     "autoquant": "tuner.cli.autoquant",
+    "enqueue": "tuner.cli.enqueue",
+    "status": "tuner.cli.status",
+    "logs": "tuner.cli.logs",
+    "cancel": "tuner.cli.cancel",
+    "pause": "tuner.cli.pause",
+    "resume": "tuner.cli.resume",
+    "daemon": "tuner.cli.daemon",
+    "config": "tuner.cli.config",
     "completion": "tuner.cli.completion",
 }
 """Each command's module, imported when it is asked for; each holds a `command`."""

@@ -17,7 +17,6 @@ from registry.store import Registry
 from tuner.cli.opening import settings_for
 from tuner.cli.output import plain, print_json, print_rich
 from tuner.cli.subjects import Question, predicted_baseline, recorded_baseline, subject_of
-from tuner.cli.tuning import emptied, refuse_a_device_in_use
 from tuner.clock import SystemClock
 from tuner.counting import count_model
 from tuner.detect import Detection, detect
@@ -29,6 +28,7 @@ from tuner.profiling import Profiled, Profiling, Subject
 from tuner.protocol import Event, Progress
 from tuner.report.profiles import difference_table, longest_table, parts_table, sentences
 from tuner.runner import Runner
+from tuner.workplace import emptied, refuse_a_device_in_use
 
 
 @dataclass(frozen=True)

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from registry.client import open_registry
-from registry.errors import DeviceBusy, Interrupted, RegistryMissing, TrialFailed
+from registry.errors import Interrupted, RegistryMissing
 from registry.record import Objective, Policy
 from registry.signing import SigningKeys
-from registry.store import Registry
 from registry.workload import Weights, Workload
 from tuner.auditing import STAGE
 from tuner.cli.opening import settings_for
 from tuner.cli.output import print_json, print_rich
 from tuner.cli.workloads import sizes_for
-from tuner.clock import Clock, SystemClock
 from tuner.config import Settings
-from tuner.detect import Detection, detect
-from tuner.foreign import FOREIGN_BYTES
 from tuner.inventories import known_inventory
-from tuner.locks import DeviceLock
 from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
-from tuner.protocol import EnvironmentJob
 from tuner.report import outcomes
 from tuner.report.lines import LineView
 from tuner.report.live import LiveView
 from tuner.report.progress import RunState
 from tuner.request import DEFAULT_SEEDS, StudyOutcome, StudyRequest, default_prompts
-from tuner.runner import Limits, Runner
 from tuner.shapes import Size, require_factor, shapes_of
-from tuner.standby import standby_pays
 from tuner.study import run_study
 from tuner.units import format_bytes
+from tuner.workplace import Device, Workplace, workplace
 
 NOTHING_PROVED = 1
 """Exit code of a run that ended in good order and published nothing."""
-HELLO_LIMIT_S = 120.0
-"""What another interpreter may take to import torch and describe itself."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +66,6 @@ class RunOptions:
     registry_url: str | None
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """What every study of one command shares."""
-
-    settings: Settings
-    detection: Detection
-    registry: Registry
-    runner: Runner
-    clock: Clock
-
-
 View = LineView | LiveView
 
 
@@ -100,26 +78,9 @@ def tune(options: RunOptions) -> int:
     requests = tuple(requests_of(options, spec))
     settings = settings_for(options.registry_url)
     refuse_a_size_that_cannot_be_made(requests, spec, settings)
-    detection = detect(options.gpu, settings=settings, own_torch=options.python is None)
-    refuse_a_device_in_use(detection, share=options.share)
-    registry = open_registry(settings.registry)
-    registry.require_writable()
-    with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
-        python = str(options.python or sys.executable)
-        scratch_dir = emptied(settings.scratch_dir / lock.path.stem)
-        runner = Runner(
-            python,
-            detection,
-            lock,
-            scratch_dir,
-            environ=settings.environ,
-            ahead=standby_pays(detection),
-        )
-        with closing(runner):
-            if options.python is not None:
-                detection = as_seen_by_worker(runner, detection)
-            place = Workplace(settings, detection, registry, runner, SystemClock())
-            ended = _each(place, requests, options)
+    device = Device(options.gpu, python=options.python, share=options.share)
+    with workplace(settings, device, command=sys.argv) as place:
+        ended = _each(place, requests, options)
     return 0 if all(outcome.published for outcome in ended) else NOTHING_PROVED
 
 
@@ -160,32 +121,6 @@ def refuse_a_size_that_cannot_be_made(
     if known is not None:
         for request in requests:
             require_factor(request.workload.shapes, known.resolution_factor, spec.ref.name)
-
-
-def refuse_a_device_in_use(detection: Detection, *, share: bool) -> None:
-    """Beside a running app neither its figures nor ours would be true."""
-    if detection.foreign_bytes >= FOREIGN_BYTES and not share:
-        name = detection.environment.hardware.name
-        raise DeviceBusy(
-            f"other processes hold {format_bytes(detection.foreign_bytes)} of {name}",
-            hint="Stop them, or tune beside them with --share: the figures are then marked.",
-        )
-
-
-def emptied(device_dir: Path) -> Path:
-    """A device's scratch folder: under its lock, what lies there is a dead run's."""
-    shutil.rmtree(device_dir, ignore_errors=True)
-    return device_dir
-
-
-def as_seen_by_worker(runner: Runner, detection: Detection) -> Detection:
-    """The Environment of the interpreter that runs the trials, which is the one that counts."""
-    outcome = runner.run(EnvironmentJob(), Limits(HELLO_LIMIT_S, HELLO_LIMIT_S))
-    if outcome.hello is not None and outcome.failure is None:
-        shutil.rmtree(outcome.log_path.parent, ignore_errors=True)
-        return replace(detection, environment=outcome.hello.environment)
-    reason = outcome.failure.message if outcome.failure else "it did not describe itself"
-    raise TrialFailed(f"--python cannot run trials: {reason}", hint=f"Its log: {outcome.log_path}")
 
 
 def _each(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from registry.digest import short
 from registry.record import Measurement, Quality, TuningRecord
+from registry.records import family
 from tuner.labels import describe
+from tuner.matching import environment_differences
 from tuner.report.tables import facts, table
 from tuner.report.text import figures
 from tuner.units import format_bytes, format_seconds
@@ -123,8 +125,11 @@ def shapes_table(measurement: Measurement) -> Table:
     return table("Shape", ">Steps", ">A step", ">A request", ">First call", rows=rows)
 
 
-def history_table(stored: Iterable[StoredRecord]) -> Table:
-    """Newest first: what was published, replaced and taken out of service."""
+def history_table(stored: Sequence[StoredRecord]) -> Table:
+    """Newest first: what was published, replaced and taken out of service; where versions changed
+    in between, what that did to the step time."""
+    changes = [change_of_versions(item, stored[index + 1 :]) for index, item in enumerate(stored)]
+    has_changes = any(changes)
     rows = (
         (
             short(item.record.id),
@@ -136,8 +141,9 @@ def history_table(stored: Iterable[StoredRecord]) -> Table:
             describe(item.record.plan),
             figures(item.record.measurement),
             f"{item.record.speedup:.2f}×",
+            *((change,) if has_changes else ()),
         )
-        for item in stored
+        for item, change in zip(stored, changes, strict=True)
     )
     return table(
         "Record",
@@ -149,5 +155,22 @@ def history_table(stored: Iterable[StoredRecord]) -> Table:
         "Plan",
         "Measured",
         ">Speed-up",
+        *(("Since other versions",) if has_changes else ()),
         rows=rows,
     )
+
+
+def change_of_versions(item: StoredRecord, older: Iterable[StoredRecord]) -> str:
+    """Of the fastest plan of the last answer to the same question in another environment: "1.12×
+    its step (torch 2.13.0 → 2.14.0)". Empty where there is none."""
+    question = family(item.record)
+    before = [one.record for one in older if family(one.record) == question]
+    other = next((one for one in before if one.environment != item.record.environment), None)
+    if other is None:
+        return ""
+    same_study = (one for one in before if one.study == other.study)
+    best = min(same_study, key=lambda one: one.measurement.step_ms)
+    ratio = item.record.measurement.step_ms / best.measurement.step_ms
+    differences = environment_differences(item.record.environment, best.environment)
+    changed = ", ".join(f"{name} {theirs} → {ours}" for name, ours, theirs in differences)
+    return f"{ratio:.2f}× its step ({changed})"

@@ -3,11 +3,11 @@
 No I/O and no clock: the time left is an argument. The state is the set of finished trials, so a
 study that was killed goes on by telling them again, in any order.
 
-The way of a run: a few denoiser trials that differ in what matters; the leader through the pipeline
-rung, so that something is proved early; more denoiser trials while one can still win; the new
-leader, if it changed; replay of the best; then other finalists that no plan dominates, and those
-too near the best to be told from it by trials at other times. Time too short for a sure proof is
-spent on an unsure one.
+The way of a run: what an earlier search found best, where there was one; a few denoiser trials
+that differ in what matters; the leader through the pipeline rung, so that something is proved
+early; more denoiser trials while one can still win; the new leader, if it changed; replay of the
+best; then other finalists that no plan dominates, and those too near the best to be told from it by
+trials at other times. Time too short for a sure proof is spent on an unsure one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tuner.search.entry import Entry, make_entry
 from tuner.search.finalists import uncovered
 from tuner.search.ledger import Ledger
 from tuner.search.parts import ANYTIME, EXHAUSTIVE, WHOLE, Parts
-from tuner.search.proposal import Proposal, Proven, Standing, Untried, UntriedKind
+from tuner.search.proposal import Known, Proposal, Proven, Standing, Untried, UntriedKind
 from tuner.search.prospects import Prospects
 from tuner.search.stages import MIN_GAIN, Stages
 
@@ -31,7 +31,8 @@ from tuner.search.stages import MIN_GAIN, Stages
 class Search:
     """One study's search. `steps` is the number of denoising steps of a request, `denoiser` its
     component's name, `reference` the baseline, whose trial at the pipeline rung needs no verdict.
-    `parts` are all of them but for a benchmark.
+    `first` are the plans that an earlier search of the same question found best, the best first;
+    those that are no candidates are left out. `parts` are all of them but for a benchmark.
 
     Raises ValueError where there is no candidate at all.
     """
@@ -48,6 +49,7 @@ class Search:
         budget_bytes: int | None = None,
         exhaustive: bool = False,
         parts: Parts = WHOLE,
+        first: Sequence[Known] = (),
     ) -> None:
         judge = Judge(objective, workload, steps)
         known = [*([reference] if reference else []), *candidates]
@@ -64,6 +66,7 @@ class Search:
         self._budget_bytes = budget_bytes
         self._parts = parts
         self._stages = parts.stages or (EXHAUSTIVE if exhaustive else ANYTIME)
+        self._first = tuple(first)
         self._ledger = Ledger()
         self._latest: Prospects | None = None
 
@@ -74,7 +77,7 @@ class Search:
 
     def ask(self, remaining_s: float | None = None) -> Proposal | None:
         """The next trial, or None when the search is over. `remaining_s` None: no time limit."""
-        stages = Stages(self._view, self._ledger, by_time=self._parts.by_time)
+        stages = Stages(self._view, self._ledger, self._first, by_time=self._parts.by_time)
         for name in self._stages:
             proposal: Proposal | None = getattr(stages, name)(remaining_s)
             if proposal is not None:

@@ -12,6 +12,7 @@ from tuner.search.setbacks import Setbacks
 from tuner.search.surrogate import ErrorModel, Prediction, Sample
 
 Stage = Literal[
+    "measure_first",
     "probe",
     "prove_first",
     "explore",
@@ -25,8 +26,8 @@ Stage = Literal[
     "every_pipeline",
 ]
 ANYTIME: tuple[Stage, ...] = (
-    *("probe", "prove_first", "explore", "prove", "replay_winner", "replay_others"),
-    *("settle", "last_chance", "widen"),
+    *("measure_first", "probe", "prove_first", "explore", "prove", "replay_winner"),
+    *("replay_others", "settle", "last_chance", "widen"),
 )
 EXHAUSTIVE: tuple[Stage, ...] = (
     *("every_denoiser", "every_pipeline", "prove", "replay_winner", "replay_others", "settle"),

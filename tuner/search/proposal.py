@@ -10,6 +10,14 @@ from registry.record import Estimate, Rung, Trial
 
 
 @dataclass(frozen=True)
+class Known:
+    """A plan that an earlier search of the same question proved, and how fast it was then."""
+
+    plan: Plan
+    step_ms: float
+
+
+@dataclass(frozen=True)
 class Proposal:
     """The trial to run next. `limit_s` is how long it may take without costing the time reserved
     for proving the best plan; None without a time limit."""

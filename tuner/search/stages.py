@@ -10,7 +10,7 @@ from tuner.search.entry import Entry
 from tuner.search.features import trial_cost
 from tuner.search.finalists import covered, ranked, uncovered
 from tuner.search.ledger import Ledger
-from tuner.search.proposal import Proposal
+from tuner.search.proposal import Known, Proposal
 from tuner.search.prospects import Prospects
 
 PROBES = 3
@@ -21,6 +21,13 @@ MIN_GAIN = 0.003
 
 SMALL_GAIN = 0.02
 """For less than this, exploring leaves time to prove a second finalist too."""
+
+KNOWN_GAIN = 0.1
+"""Where the best plan of an earlier search leads again and is as fast as it was, exploring ends for
+less than this: that search held all candidates against each other."""
+
+AS_FAST = 1.05
+"""How much slower than in the earlier search counts as no slower."""
 
 NEARLY = 0.75
 """Of the greatest expected gain: estimates this near each other do not tell two plans apart, and a
@@ -47,14 +54,37 @@ PROOF: tuple[Rung, ...] = ("pipeline", "replay")
 
 
 class Stages:
-    """One moment's stages. `remaining_s` is None without a time limit; `by_time` weighs what a
-    trial promises by how long it takes."""
+    """One moment's stages. `remaining_s` is None without a time limit. `first` are the plans
+    that an earlier search found best, in its order; `by_time` weighs what a trial promises by how
+    long it takes."""
 
-    def __init__(self, view: Prospects, ledger: Ledger, *, by_time: bool = True) -> None:
+    def __init__(
+        self,
+        view: Prospects,
+        ledger: Ledger,
+        first: Sequence[Known] = (),
+        *,
+        by_time: bool = True,
+    ) -> None:
         self._view = view
         self._ledger = ledger
         self._by_time = by_time
         self._durations = Durations(view, ledger)
+        by_digest = {entry.digest: entry for entry in view.entries}
+        self._step_ms = {known.plan.digest: known.step_ms for known in first}
+        self._first = [by_digest[digest] for digest in self._step_ms if digest in by_digest]
+
+    def measure_first(self, remaining_s: float | None) -> Proposal | None:
+        """The best of an earlier search: the first that runs goes through the pipeline at once, the
+        others only as far as it takes to see whether they overtake it."""
+        able = [entry for entry in self._first if self._view.why_out(entry) is None]
+        for entry in able:
+            rungs: tuple[Rung, ...] = PROOF if entry is able[0] else ("denoiser", *PROOF)
+            idle = not self._ledger.tried(entry.digest) and entry.digest != self._view.reference
+            if idle and self._fits(remaining_s, entry, *rungs):
+                reason = "among the best of an earlier search"
+                return self._proposal(rungs[0], entry, reason, remaining_s, rungs[1:])
+        return None
 
     def probe(self, remaining_s: float | None) -> Proposal | None:
         if self._view.timed_denoisers >= PROBES:
@@ -203,7 +233,15 @@ class Stages:
     ) -> bool:
         gain = max(self._view.gain(entry, self._view.incumbent_s) for entry in able)
         enough_time = self._fits(remaining_s, chosen, "denoiser", *PROOF, *PROOF)
-        return gain >= (MIN_GAIN if enough_time else SMALL_GAIN)
+        return gain >= max(self._least_gain(), MIN_GAIN if enough_time else SMALL_GAIN)
+
+    def _least_gain(self) -> float:
+        leader = self._view.leader
+        measured = None if leader is None else self._view.first_timed(leader)
+        if leader is None or measured is None or leader.digest not in self._step_ms:
+            return MIN_GAIN
+        as_fast = measured.step_ms <= AS_FAST * self._step_ms[leader.digest]
+        return KNOWN_GAIN if as_fast else MIN_GAIN
 
     def _most_promising(self) -> Entry | None:
         target_s = self._view.incumbent_s

@@ -12,12 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
+import tuner
 from registry.client import open_registry
+from registry.database import open_database
+from registry.errors import NoPlan
 from registry.plan import parse_plan
 from tests.tuner.cli import example_registry as example
 from tuner import catalog
 from tuner.cli.main import run
+from tuner.config import load_settings
 from tuner.detect import detect
+from tuner.locks import daemon_lock
+from tuner.matching import device_kind
 
 ROOT = Path(__file__).parents[3]
 Captured = pytest.CaptureFixture[str]
@@ -153,3 +159,46 @@ def test_nothing_heavy_is_loaded(path: Path, registry: str, tmp_path: Path) -> N
     assert "sqlalchemy" in loaded
     assert not HEAVY & set(loaded)
     assert json.loads(child.stdout)["match"] == ("exact" if registry == "proved" else "estimated")
+
+
+def test_a_miss_becomes_a_job_where_it_is_wanted(path: Path, capsys: Captured) -> None:
+    other = ("--resolution", "128x128")
+    jobs = open_registry(path).jobs
+    assert run([*ASKED, "--registry", str(path), "--enqueue-on-miss"]) == 0
+    assert jobs.list() == (), "an exact answer is no miss"
+    assert run([*ASKED, "--registry", str(path), *other]) == 0
+    assert jobs.list() == (), "no daemon serves the device"
+    capsys.readouterr()
+    for _ in range(2):
+        assert run([*ASKED, "--registry", str(path), *other, "--enqueue-on-miss"]) == 0
+    printed = capsys.readouterr()
+    assert "enqueued: job 1 will prove a plan here" in printed.err
+    assert printed.out.count('"match": "resolution"') == 2
+    (job,) = jobs.list()
+    assert (job.body.reason, job.body.key.workload.label) == ("miss", "128x128")
+    assert job.body.key.selector == device_kind(detect("cpu").environment.hardware)
+
+
+def test_a_daemon_makes_it_the_default(path: Path, home: Path) -> None:
+    asked = [*ASKED, "--registry", str(path), "--strict", "--resolution", "128x128"]
+    jobs = open_registry(path).jobs
+    with daemon_lock("cpu", load_settings().locks_dir, (sys.executable, "tuner", "daemon")):
+        assert run([*asked, "--no-enqueue-on-miss"]) == NoPlan.exit_code
+        assert jobs.list() == ()
+        assert run(asked) == NoPlan.exit_code
+    (job,) = jobs.list()
+    assert job.body.key.python is None, "the daemon has this very interpreter"
+
+
+def test_an_app_is_tuned_for_in_its_own_interpreter(path: Path, home: Path) -> None:
+    with daemon_lock("cpu", load_settings().locks_dir, ("/daemons/own/python", "tuner")):
+        tuner.get_plan("tiny-flux", vram="2GB", height=128, width=128, registry=path, gpu="cpu")
+    (job,) = open_registry(path).jobs.list()
+    assert job.body.key.python == sys.executable
+
+
+def test_a_miss_that_cannot_be_kept_is_no_error(path: Path, home: Path) -> None:
+    with open_database(path, create=False).write():
+        asked = [*ASKED, "--registry", str(path), "--resolution", "128x128"]
+        assert run([*asked, "--enqueue-on-miss"]) == 0
+    assert open_registry(path).jobs.list() == ()

@@ -135,6 +135,17 @@ def test_history_is_newest_first_with_status(shown: Shown) -> None:
     assert text.index(shown.newer[:12]) < text.index(shown.older[:12])
 
 
+def test_history_says_what_other_versions_did_to_the_step(shown: Shown) -> None:
+    assert "Since other versions" not in shown.text("history")
+    here = example.environment()
+    newer = here.model_copy(update={"runtime": here.runtime.model_copy(update={"torch": "9.9"})})
+    slower = example.record("5f3d", example.NOW, step_ms=8.0, proved_on=newer)
+    open_registry(shown.path).publish([slower], now=example.NOW)
+    text = " ".join(shown.text("history").split())
+    assert "2.00× its step" in text
+    assert "→ 9.9" in text
+
+
 def test_history_of_one_model_and_of_studies(shown: Shown) -> None:
     assert shown.data("history", "--model", "sdxl") == []
     assert [study["id"] for study in shown.data("history", "--studies")] == [shown.study_id]

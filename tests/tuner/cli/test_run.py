@@ -22,7 +22,7 @@ from registry.client import open_registry
 from registry.errors import NothingFits
 from tests.tuner.cli import example_registry as example
 from tests.tuner.report.events_of_a_run import EVENTS
-from tuner import catalog
+from tuner import catalog, workplace
 from tuner.cli import tuning
 from tuner.cli.main import run
 from tuner.detect import Detection, detect
@@ -354,7 +354,7 @@ def test_a_device_in_use_is_refused_without_share(
     def crowded(*args: Any, **options: Any) -> Detection:
         return replace(detect(*args, **options), foreign_bytes=FOREIGN_BYTES)
 
-    monkeypatch.setattr(tuning, "detect", crowded)
+    monkeypatch.setattr(workplace, "detect", crowded)
     assert run(ASKED) == 5
     assert "other processes hold 1.07 GB" in capsys.readouterr().err
     assert run([*ASKED, "--share"]) == 0

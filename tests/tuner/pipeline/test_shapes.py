@@ -19,7 +19,7 @@ from tuner.request import DEFAULT_PROMPTS, default_prompts
 from tuner.weight_files import weights_digest
 
 SPEC = resolve_model("shapes-flux")
-CLASSIFIER = Path(__file__).parents[3] / "examples/train_tiny/trained/classifier.safetensors"
+CLASSIFIER = Path(__file__).parents[3] / "examples/train_tiny/results/classifier.safetensors"
 SIZE = {"height": 128, "width": 128}
 STEPS = 8
 SEEDS = (0, 1, 2)

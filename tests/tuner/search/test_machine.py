@@ -21,7 +21,7 @@ from tests.tuner.landscape import (
     trial,
 )
 from tuner.candidate import Candidate
-from tuner.search import Proposal, Search
+from tuner.search import Known, Proposal, Search
 from tuner.search.ledger import STEP_RUNGS
 
 BASE = make_plan()
@@ -42,6 +42,7 @@ def make_search(
     budget_bytes: int | None = None,
     exhaustive: bool = False,
     baseline: bool = True,
+    first: tuple[Known, ...] = (),
 ) -> Search:
     """Over plans with estimated step times; all with 10 GB, LEAN with 4. The baseline
     is already told."""
@@ -58,6 +59,7 @@ def make_search(
         reference=Candidate(BASE, estimate(175.0, 30 * GB)),
         budget_bytes=budget_bytes,
         exhaustive=exhaustive,
+        first=first,
     )
     if baseline:
         tell(search, "pipeline", BASE, 175.0, peak_bytes=24 * GB)
@@ -101,7 +103,9 @@ def drive(
     return proposals, limit_s
 
 
-def landscape_search(landscape: Landscape, *, exhaustive: bool = False) -> Search:
+def landscape_search(
+    landscape: Landscape, *, exhaustive: bool = False, first: tuple[Known, ...] = ()
+) -> Search:
     search = Search(
         landscape.candidates,
         objective="latency",
@@ -111,6 +115,7 @@ def landscape_search(landscape: Landscape, *, exhaustive: bool = False) -> Searc
         reference=landscape.reference,
         budget_bytes=80 * GB,
         exhaustive=exhaustive,
+        first=first,
     )
     baseline = landscape.run("pipeline", landscape.reference.plan)
     search.tell(baseline.model_copy(update={"quality": None, "duration_s": 40.0}))
@@ -130,6 +135,62 @@ def random_regret(landscape: Landscape, trials: int) -> float:
     truths = [landscape.truths[digest] for digest in digests]
     found = [t.step_ms for t in truths if t.failure is None and t.sqnr_db >= 15]
     return min(found, default=1e9) / landscape.best_step_ms - 1
+
+
+# What an earlier search found
+
+
+def best_before(landscape: Landscape) -> tuple[Known, ...]:
+    search = landscape_search(landscape)
+    drive(landscape, search)
+    return tuple(
+        Known(p.plan, p.replay.measurement.step_ms) for p in search.proven() if p.replay.measurement
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_unchanged_best_costs_a_part_of_the_search_that_found_it(seed: int) -> None:
+    landscape = Landscape(seed)
+    cold = landscape_search(landscape)
+    cold_trials, _ = drive(landscape, cold)
+    first = best_before(landscape)
+    warm = landscape_search(landscape, first=first)
+    warm_trials, _ = drive(landscape, warm)
+    assert (warm_trials[0].plan, warm_trials[0].rung) == (first[0].plan, "pipeline")
+    assert len(warm_trials) <= 0.6 * len(cold_trials)
+    assert regret(landscape, warm) <= regret(landscape, cold) + 0.005
+
+
+def test_an_old_best_that_became_slow_is_overtaken() -> None:
+    """Where it is not as fast as it was, everything is held against everything again."""
+    old = Known(TENSOR, 80.0)
+    search = make_search(first=(old,))
+    assert ask(search).plan == TENSOR
+    tell(search, "pipeline", TENSOR, 170.0)
+    found = set()
+    while (proposal := search.ask()) is not None and proposal.rung == "denoiser":
+        found.add(proposal.plan)
+        tell(search, "denoiser", proposal.plan, PLANS_MS[proposal.plan])
+    assert FAST in found
+
+
+def test_an_old_best_that_fails_now_gives_its_place_to_the_next() -> None:
+    search = make_search(first=(Known(FAST, 100.0), Known(INT8, 140.0)))
+    search.tell(trial("pipeline", FAST, failure="unsupported"))
+    proposal = ask(search)
+    assert (proposal.plan, proposal.rung) == (INT8, "pipeline")
+
+
+def test_runners_up_are_timed_by_their_steps_alone() -> None:
+    search = make_search(first=(Known(FAST, 100.0), Known(INT8, 105.0)))
+    tell(search, "pipeline", FAST, 100.0)
+    proposal = ask(search)
+    assert (proposal.plan, proposal.rung) == (INT8, "denoiser")
+
+
+def test_old_plans_that_are_no_candidates_are_left_out() -> None:
+    search = make_search(first=(Known(make_plan("float8_weight_only"), 50.0),))
+    assert ask(search).plan in PLANS_MS
 
 
 # How good it is

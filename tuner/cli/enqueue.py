@@ -1,0 +1,111 @@
+"""`tuner enqueue`: ask a daemon for a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tuner.cli.options import (
+    DURATION,
+    batch_sizes_option,
+    host_memory_option,
+    json_option,
+    model_option,
+    objective_option,
+    policy_option,
+    registry_option,
+    resolutions_option,
+    revision_option,
+    vram_option,
+    weights_option,
+)
+from tuner.cli.output import print_json
+
+if TYPE_CHECKING:
+    from registry.jobs import JobBody
+
+ASKED_PRIORITY = 100
+"""Over what a daemon enqueues by itself."""
+
+
+@click.command("enqueue")
+@model_option()
+@vram_option()
+@host_memory_option()
+@resolutions_option()
+@batch_sizes_option()
+@weights_option()
+@revision_option()
+@policy_option()
+@objective_option()
+@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    type=DURATION,
+    help="Publish the best proved by then, such as 8m or 1h30m.  [default: none]",
+)
+@click.option(
+    "--python",
+    type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),
+    help="The app's interpreter: tuned for what is installed there.  [default: the daemon's own]",
+)
+@click.option(
+    "--gpu",
+    "selector",
+    metavar="GPU",
+    default="",
+    help="UUID or name of the GPU that shall do it, or `cpu`.  [default: any daemon's]",
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(0, 1000),
+    default=ASKED_PRIORITY,
+    show_default=True,
+    help="The highest goes first; jobs for drifted plans have up to 99.",
+)
+@json_option()
+@registry_option()
+def command(priority: int, as_json: bool, registry_url: str | None, **asked: Any) -> None:
+    """Ask a daemon to find the fastest plan for a model within a memory budget.
+
+    The same question asked twice is one job, until that has ended. `tuner status` shows what
+    became of it.
+    """
+    from registry.client import open_registry
+    from tuner.cli.opening import settings_for
+    from tuner.clock import SystemClock
+
+    body = body_of(asked)
+    registry = open_registry(settings_for(registry_url).registry)
+    job, is_new = registry.jobs.enqueue(body, priority=priority, now=SystemClock().now())
+    if as_json:
+        print_json({"job": job.id, "new": is_new, "status": job.status})
+    else:
+        click.echo(f"job {job.id} is {'enqueued' if is_new else f'{job.status} already'}")
+
+
+def body_of(asked: Mapping[str, Any]) -> JobBody:
+    """Of the command's options. Raises UnknownModel and InvalidInput for what no daemon could ever
+    do."""
+    from registry.jobs import JobBody, JobKey
+    from tuner.cli.workloads import workload_for
+    from tuner.models import resolve_model
+
+    spec = resolve_model(asked["model"], weights=asked["weights"], revision=asked["revision"])
+    python: Path | None = asked["python"]
+    key = JobKey(
+        model=spec.path or asked["model"],
+        ref=spec.ref,
+        workload=workload_for(spec, asked["resolutions"], asked["batch_sizes"]),
+        budget_bytes=asked["budget_bytes"],
+        host_budget_bytes=asked["host_budget_bytes"],
+        policy=asked["policy"],
+        objective=asked["objective"],
+        python=str(python.absolute()) if python else None,
+        selector=asked["selector"],
+    )
+    return JobBody(key=key, steps=asked["steps"], time_limit_s=asked["time_limit_s"])

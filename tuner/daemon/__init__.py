@@ -1,0 +1,1 @@
+"""The daemon: watches this machine, and tunes again when it changes."""

@@ -1,0 +1,42 @@
+"""Which interpreters a daemon runs: a registry may name one, but not whom to trust.
+
+Whoever can write the registry could enqueue a job with a program of his own in place of an
+interpreter. So only what this user or root alone could have put there is run.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from registry.errors import InvalidInput
+
+
+def refuse_foreign(python: str) -> None:
+    """Raises InvalidInput for an interpreter that another user owns, or could have replaced: a
+    link, a file or a folder on its way that is another's, or that everybody may write."""
+    if python == sys.executable:
+        return  # it runs us already
+    path = Path(python)
+    if not path.is_absolute():
+        raise InvalidInput(f"the interpreter {python!r} is not named by its whole path")
+    for part in (path, *path.parents):
+        try:
+            status = part.lstat()
+        except OSError as error:
+            raise InvalidInput(f"the interpreter {python} cannot be used: {error}") from error
+        if why := _foreign(status):
+            raise InvalidInput(
+                f"the interpreter {python} is not run: {part} {why}",
+                hint="A daemon runs interpreters of its own user and of root alone.",
+            )
+
+
+def _foreign(status: os.stat_result) -> str | None:
+    if status.st_uid not in (0, os.geteuid()):
+        return f"belongs to user {status.st_uid}"
+    is_link = stat.S_ISLNK(status.st_mode)
+    is_shared = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    return "can be written by everybody" if is_shared and not is_link else None
