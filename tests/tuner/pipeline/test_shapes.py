@@ -11,10 +11,12 @@ from diffusers import FluxPipeline
 
 from examples.train_tiny.classifier import load_classifier
 from examples.train_tiny.scenes import BACKGROUNDS, COLOURS, PLACES
+from registry.plan import ComponentPlan, Quantization
 from tests.tuner.pipeline.tiny import CPU, picture, plan
 from tuner import catalog
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
+from tuner.pipeline.scoring import sqnr_db
 from tuner.request import DEFAULT_PROMPTS, default_prompts
 from tuner.weight_files import weights_digest
 
@@ -86,6 +88,16 @@ def test_the_plain_pipeline_draws_the_same_pictures(dtype: Any) -> None:
     plain = FluxPipeline.from_pretrained(folder(), dtype=getattr(torch, dtype))
     prompts = [caption(*scene) for scene in SCENES]
     assert torch.equal(drawn(ours, prompts, 0), drawn(plain, prompts, 0))
+
+
+def test_eight_bits_keep_the_picture(pipe: Any) -> None:
+    prompts = [caption(*scene) for scene in SCENES]
+    quantization = Quantization(scheme="int8_weight_only", skip=("*embed*", "proj_out"))
+    chosen = plan({"transformer": ComponentPlan(quantization=quantization)})
+    wanted, found = (drawn(some, prompts, 0) for some in (pipe, engine.load(SPEC, chosen, CPU)))
+    assert not torch.equal(wanted, found)
+    assert seen(found) == seen(wanted)
+    assert sqnr_db(wanted, found) > 20.0
 
 
 def test_the_shipped_inventory_is_of_the_shipped_weights() -> None:
