@@ -95,6 +95,8 @@ def test_the_wheel_holds_every_file_the_code_reads(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert wanted - held == set()
+    weights = "tuner/catalog/weights/shapes-flux/transformer/diffusion_pytorch_model.safetensors"
+    assert weights in held
     assert not any(name.startswith("tests") for name in held)
 
 

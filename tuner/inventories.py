@@ -30,14 +30,23 @@ COUNTED_WITH = ("torch", "diffusers", "transformers")
 
 def inventory_key(model: ModelSpec) -> str:
     """What an inventory is kept under. A local folder is known by its files' names, sizes and
-    times, never by its path; one that is shipped with a release by sizes alone, since an
-    installation gives its files new times."""
+    times, never by its path; shipped weights by their content, which an installation does not
+    change."""
     ref = model.ref
     revision = f"@{ref.revision}" if ref.revision else ""
     seed = f":{model.seed}" if ref.weights == "random" else ""
-    dated = ref.source == "local"
-    folder = f"#{_fingerprint(Path(model.path), dated=dated)}" if model.path else ""
-    return f"{ref.source}:{ref.name}{revision}:{ref.weights}{seed}{folder}"
+    content = _content(model)
+    suffix = f"#{content}" if content else ""
+    return f"{ref.source}:{ref.name}{revision}:{ref.weights}{seed}{suffix}"
+
+
+def _content(model: ModelSpec) -> str | None:
+    if model.path:
+        return _fingerprint(Path(model.path))
+    if model.catalog is None or not catalog.entry(model.catalog).ships_weights:
+        return None
+    shipped = catalog.shipped_inventory(model.catalog)
+    return None if shipped is None else shipped.weights
 
 
 def known_inventory(registry: Registry | None, model: ModelSpec) -> ModelInventory | None:
@@ -50,15 +59,21 @@ def known_inventory(registry: Registry | None, model: ModelSpec) -> ModelInvento
 
 
 def known_weights(registry: Registry | None, model: ModelSpec) -> str | None:
-    """Digest of the model's weights, where it was counted from these very weights; a shipped
-    inventory was counted from random ones."""
+    """Digest of the model's weights, where it was counted from these very weights: a shipped
+    inventory is of shipped weights, else of random ones."""
     kept = registry.inventory(inventory_key(model)) if registry is not None else None
     if kept is not None:
         return kept.weights
-    if model.catalog is None or (model.ref.weights, model.seed) != ("random", 0):
+    if model.catalog is None or not _is_shipped_one(model, model.catalog):
         return None
     shipped = catalog.shipped_inventory(model.catalog)
     return None if shipped is None else shipped.weights
+
+
+def _is_shipped_one(model: ModelSpec, name: str) -> bool:
+    if catalog.entry(name).ships_weights:
+        return model.ref.weights == "pretrained"
+    return (model.ref.weights, model.seed) == ("random", 0)
 
 
 def counted_inventory(
@@ -107,9 +122,7 @@ def _covers(inventory: ModelInventory, workload: Workload) -> bool:
     return all(inventory.profile(shape) is not None for shape in workload.shapes)
 
 
-def _fingerprint(folder: Path, *, dated: bool) -> str:
+def _fingerprint(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    return digest(
-        [[name, stat.st_size, *([stat.st_mtime_ns] if dated else [])] for name, stat in stats]
-    )
+    return digest([[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats])

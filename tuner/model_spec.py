@@ -11,8 +11,9 @@ from registry.workload import ModelRef
 
 class ModelSpec(Frozen):
     """How a worker builds the model. `path` is a local diffusers folder; `catalog` names the full
-    configs that random weights are made from; `seed` seeds them. Without either, the hub id
-    `ref.name` (or the catalog's) is looked up through huggingface_hub."""
+    configs that random weights are made from, and the weights where the catalog ships them; `seed`
+    seeds random ones. Else the hub id `ref.name` (or the catalog's) is looked up through
+    huggingface_hub."""
 
     ref: ModelRef
     path: str | None = None

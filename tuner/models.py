@@ -40,12 +40,12 @@ def resolve_model(
 
 def _from_catalog(name: str, weights: Weights, revision: str | None, seed: int) -> ModelSpec:
     entry = catalog.entry(name)
+    if entry.ships_weights and revision is not None:
+        raise InvalidInput(f"--revision {revision!r} has no meaning for {name}, which is shipped")
     effective: Weights = "random" if entry.random_only else weights
     ref = ModelRef(name=name, source="catalog", revision=revision, weights=effective)
     hub_id = entry.hub_id if effective == "pretrained" else None
-    folder = catalog.shipped_folder(entry)
-    path = None if folder is None else str(folder)
-    return ModelSpec(ref=ref, path=path, catalog=name, hub_id=hub_id, seed=seed)
+    return ModelSpec(ref=ref, catalog=name, hub_id=hub_id, seed=seed)
 
 
 def _from_folder(path: Path, weights: Weights, revision: str | None, seed: int) -> ModelSpec:

@@ -26,7 +26,7 @@ from tuner.floors import step_floors_ms
 from tuner.model_spec import ModelSpec
 from tuner.profile import StepProfile, step_profile
 from tuner.protocol import Event, ProfileJob, ProfileResult, TrialJob
-from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS
+from tuner.request import DEFAULT_SEEDS, default_prompts
 from tuner.runner import Limits, Outcome, Runner
 
 PROFILED = "torch.profiler ran in the same process: its memory is in the peak"
@@ -122,7 +122,7 @@ class Profiling:
             plan=subject.plan,
             rung="denoiser",
             budget_bytes=subject.budget_bytes,
-            prompts=DEFAULT_PROMPTS[:1],
+            prompts=default_prompts(subject.model)[:1],
             seeds=DEFAULT_SEEDS[:1],
             compile_cache_dir=str(cache.absolute()),
         )

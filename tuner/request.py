@@ -10,6 +10,7 @@ from registry.environment import Environment
 from registry.inventory import ModelInventory
 from registry.record import Measurement, Objective, Policy, TuningRecord
 from registry.workload import Workload
+from tuner import catalog
 from tuner.audit import AuditReport
 from tuner.model_spec import ModelSpec
 from tuner.search import Known
@@ -20,6 +21,12 @@ DEFAULT_PROMPTS = (
     "a lighthouse on a cliff at dusk, waves below, oil painting",
 )
 DEFAULT_SEEDS = (0, 1)
+
+
+def default_prompts(model: ModelSpec) -> tuple[str, ...]:
+    """What pictures are compared on where the user names no prompt."""
+    own = catalog.entry(model.catalog).default_prompts if model.catalog is not None else ()
+    return own or DEFAULT_PROMPTS
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,14 @@ class Hardware:
 
 
 def hardware(name: str) -> Hardware:
-    """`name` is "auto", "cpu" or a CUDA device. TF32 is allowed where bf16 is not used."""
+    """`name` is "auto", "cpu" or a CUDA device. TF32 is allowed where bf16 is not used.
+
+    Of attention's kernels, cuDNN's and the memory-efficient one are off: with them the denoiser's
+    first backward pass ended in CUBLAS_STATUS_EXECUTION_FAILED (H200, torch 2.11.0+cu130).
+    """
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    # With either of them the denoiser's first backward pass ended in CUBLAS_STATUS_EXECUTION_FAILED
-    # on an H200 (torch 2.11.0+cu130); with flash attention and the plain one it trains.
     torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.enable_mem_efficient_sdp(False)
     return Hardware(torch.device(chosen))

@@ -16,8 +16,9 @@ from registry.errors import InvalidInput
 from registry.inventory import ModelInventory, ShapeProfile
 from registry.store import Registry
 from registry.workload import Shape, Workload
+from tuner import catalog
 from tuner.hub_cache import CachedWeights
-from tuner.inventories import counted_inventory, inventory_key, known_inventory
+from tuner.inventories import counted_inventory, inventory_key, known_inventory, known_weights
 from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 
@@ -171,7 +172,37 @@ def test_a_folder_is_known_by_its_files_and_not_by_its_path(tmp_path: Path) -> N
     assert inventory_key(resolve_model(str(moved))) != before
 
 
+def test_shipped_weights_are_known_by_their_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they are installed, and whenever; other weights of a later release are others."""
+    spec = resolve_model("shapes-flux")
+    key, weights = inventory_key(spec), known_weights(None, spec)
+    assert weights is not None
+    assert weights in key
+    monkeypatch.setattr(catalog, "weights_folder", lambda _: tmp_path)
+    assert inventory_key(resolve_model("shapes-flux")) == key
+    shipped = catalog.shipped_inventory("shapes-flux")
+    assert shipped is not None
+    retrained = shipped.model_copy(update={"weights": "b" * 64})
+    monkeypatch.setattr(catalog, "shipped_inventory", lambda _: retrained)
+    assert inventory_key(spec) != key
+    assert known_weights(None, spec) == "b" * 64
+
+
+def test_random_weights_of_a_shipped_model_are_not_the_shipped_ones() -> None:
+    random = resolve_model("shapes-flux", weights="random")
+    assert known_weights(None, random) is None
+    assert known_inventory(None, random) == catalog.shipped_inventory("shapes-flux")
+    assert inventory_key(random) != inventory_key(resolve_model("shapes-flux"))
+
+
 def folder(path: Path, class_name: str = "FluxPipeline") -> ModelSpec:
     path.mkdir(parents=True)
     (path / "model_index.json").write_text(f'{{"_class_name": "{class_name}"}}')
     return resolve_model(str(path))
+
+
+def test_a_shipped_model_has_no_revisions() -> None:
+    with pytest.raises(InvalidInput, match=r"'v2'.*shapes-flux"):
+        resolve_model("shapes-flux", revision="v2")

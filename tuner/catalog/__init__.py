@@ -1,7 +1,8 @@
 """Models known by name: where their weights are, and the full configs that random weights need.
 
 Each is one JSON file in `models/`; `inventories/` ships what a worker counted for it, so that
-plans can be predicted before torch is even installed.
+plans can be predicted before torch is even installed. `weights/` holds the diffusers folder of each
+model that comes with this package.
 """
 
 from __future__ import annotations
@@ -40,19 +41,20 @@ class ComponentSpec(Frozen):
 
 
 class CatalogModel(Frozen):
-    """`random_only` models have no published weights; `hub_id` is None for them. Of others it is
-    None where this release ships the model whole, in `folder` of `weights/`: then the configs are
-    there too."""
+    """`random_only` models have no published weights; `hub_id` is None for them. The weights and
+    configs of a model that `ships_weights` are in `weights_folder`, and no `components` are named
+    here. `default_prompts` are those of a model that does not know the words of all others'."""
 
     name: str
     hub_id: str | None
-    folder: str | None = None
     pipeline_class: str
     description: str
     default_steps: int
     default_resolution: tuple[int, int]
     default_text_tokens: int
+    default_prompts: tuple[str, ...] = ()
     random_only: bool
+    ships_weights: bool = False
     components: FrozenMapping[ComponentSpec] = Field(default={}, validate_default=True)
 
 
@@ -74,23 +76,27 @@ def entry(name: str) -> CatalogModel:
     return CatalogModel.model_validate(json.loads(text))
 
 
-def shipped_folder(model: CatalogModel) -> Path | None:
-    """The diffusers folder of a model that this release ships. Raises UnknownModel where the
-    package is not installed as files."""
-    if model.folder is None:
+def weights_folder(name: str) -> Path | None:
+    """The diffusers folder that this package ships for the model; None for one it ships none of.
+
+    Raises UnknownModel for an unknown name, and where the package lies in an archive, so that
+    libraries could not open the folder's files.
+    """
+    if not entry(name).ships_weights:
         return None
-    folder = Path(str(files(__name__) / "weights" / model.folder))
+    folder = Path(str(files(__name__) / "weights" / name))
     if not folder.is_dir():
         raise UnknownModel(
-            f"the weights of {model.name!r} are not at {folder}",
-            hint="Install diffusion-tuner from its wheel, unzipped, as pip does.",
+            f"the weights of {name!r} are not where this package should hold them: {folder}",
+            hint="Install the package from its wheel, unpacked; `pip install` does so.",
         )
     return folder
 
 
 @cache
 def shipped_inventory(name: str) -> ModelInventory | None:
-    """The inventory counted at the model's default resolution, if this release ships one."""
+    """The inventory counted at the model's default resolution, if this release ships one: of the
+    shipped weights where there are any, else of random ones with seed 0."""
     item = files(__name__) / "inventories" / f"{name}.json"
     if not item.is_file():
         return None

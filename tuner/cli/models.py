@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from tuner.cli.options import json_option
 from tuner.cli.output import print_json, print_rich
+
+if TYPE_CHECKING:
+    from tuner.catalog import CatalogModel
 
 
 @click.command("models")
@@ -19,8 +24,17 @@ def command(as_json: bool) -> None:
 
     models = [catalog.entry(name) for name in catalog.names()]
     if as_json:
-        print_json([model.model_dump(mode="json", exclude={"components"}) for model in models])
+        print_json([_described(model) for model in models])
         return
     from tuner.report.tables import models_table
 
     print_rich(models_table(models))
+
+
+def _described(model: CatalogModel) -> dict[str, Any]:
+    """`weights_folder` is where this installation holds the shipped weights, else None."""
+    from tuner import catalog
+
+    folder = catalog.weights_folder(model.name)
+    told = model.model_dump(mode="json", exclude={"components"})
+    return told | {"weights_folder": None if folder is None else str(folder)}

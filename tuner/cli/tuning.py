@@ -27,7 +27,7 @@ from tuner.report import outcomes
 from tuner.report.lines import LineView
 from tuner.report.live import LiveView
 from tuner.report.progress import RunState
-from tuner.request import DEFAULT_PROMPTS, DEFAULT_SEEDS, StudyOutcome, StudyRequest
+from tuner.request import DEFAULT_SEEDS, StudyOutcome, StudyRequest, default_prompts
 from tuner.shapes import Size, require_factor, shapes_of
 from tuner.study import run_study
 from tuner.units import format_bytes
@@ -99,7 +99,7 @@ def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
             exhaustive=options.search == "exhaustive",
             time_limit_s=options.time_limit_s,
             steps=options.steps,
-            prompts=options.prompts or DEFAULT_PROMPTS,
+            prompts=options.prompts or default_prompts(spec),
             seeds=options.seeds or DEFAULT_SEEDS,
             share=options.share,
             keep_logs=options.keep_logs,

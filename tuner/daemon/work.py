@@ -42,7 +42,7 @@ from tuner.matching import environment_changes
 from tuner.models import resolve_model
 from tuner.processes import die_with_parent
 from tuner.report.lines import LineView
-from tuner.request import StudyOutcome, StudyRequest
+from tuner.request import StudyOutcome, StudyRequest, default_prompts
 from tuner.search import Known
 from tuner.signals import sigterm_interrupts
 from tuner.study import run_study
@@ -161,8 +161,9 @@ class Work:
 def request_of(body: JobBody) -> StudyRequest:
     """Raises InvalidInput for a model that is no longer where it was."""
     key = body.key
+    model = resolve_model(key.model, weights=key.ref.weights, revision=key.ref.revision)
     return StudyRequest(
-        model=resolve_model(key.model, weights=key.ref.weights, revision=key.ref.revision),
+        model=model,
         workload=Workload(shapes=key.workload.shapes),
         budget_bytes=key.budget_bytes,
         host_budget_bytes=key.host_budget_bytes,
@@ -170,6 +171,7 @@ def request_of(body: JobBody) -> StudyRequest:
         objective=key.objective,
         time_limit_s=body.time_limit_s,
         steps=body.steps,
+        prompts=default_prompts(model),
     )
 
 

@@ -28,21 +28,24 @@ def diffusers_script(
     pipeline_class: str,
     inventory: ModelInventory | None,
     shape: Shape,
-    prompt: str = DEFAULT_PROMPT,
+    prompt: str | None = None,
     device: DeviceKind = "cuda",
     steps: int | None = None,
 ) -> str:
     """A runnable script that makes one request of `shape` under `plan`, with no import of ours.
 
     It loads the model from the hub, or from the folder given as its first argument where the model
-    is local or has random weights. `steps` None is the catalog's number, else the pipeline's own.
+    is local or has random weights. `steps` None is the catalog's number, else the pipeline's own;
+    `prompt` None the catalog's first, else DEFAULT_PROMPT.
     Without an inventory, `transformer` and `unet` are what denoisers are called.
 
     Raises InvalidPlan for a plan that no script can follow (a part of a pipeline offloaded by a
     method for all of it; a denoiser's option where none is known), and InvalidInput for a pipeline
     class that is no name.
     """
-    steps = steps or (catalog.entry(model.catalog).default_steps if model.catalog else None)
+    entry = catalog.entry(model.catalog) if model.catalog else None
+    steps = steps or (entry.default_steps if entry else None)
+    prompt = prompt or next(iter(entry.default_prompts if entry else ()), DEFAULT_PROMPT)
     parts = [
         settings(plan.process),
         load(plan, model, pipeline_class),
@@ -80,4 +83,6 @@ def _docstring(plan: Plan, model: ModelSpec, shape: Shape) -> str:
 def _about_folder(model: ModelSpec) -> str:
     if model.ref.weights == "random":
         return "Tuned on random weights: MODEL_FOLDER is a diffusers folder that holds real ones."
+    if model.catalog is not None and catalog.entry(model.catalog).ships_weights:
+        return "MODEL_FOLDER is what `tuner models --json` calls weights_folder, or a copy of it."
     return "MODEL_FOLDER is the model's diffusers folder."

@@ -12,12 +12,13 @@ from tuner.pipeline.inventory import take_inventory
 
 
 def main(folder: Path) -> None:
-    """One file for each catalog model, at its default resolution, with random weights."""
+    """One file for each catalog model, at its default resolution, of shipped or random weights."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in catalog.names():
-        width, height = catalog.entry(name).default_resolution
+        entry = catalog.entry(name)
+        width, height = entry.default_resolution
         workload = Workload(shapes=(Shape(height=height, width=width),))
-        spec = resolve_model(name, weights="random")
+        spec = resolve_model(name, weights="pretrained" if entry.ships_weights else "random")
         inventory = take_inventory(spec, workload, lambda *_: None)
         (folder / f"{name}.json").write_text(inventory.model_dump_json() + "\n", encoding="utf-8")
 

@@ -47,10 +47,17 @@ class Skeleton:
 def build_skeleton(spec: ModelSpec, dtype: torch.dtype) -> Skeleton:
     """Raises UnknownModel where neither folder, hub nor catalog gives the model, InvalidInput for
     one that cannot be built."""
-    if spec.path is None and spec.ref.weights == "random":
+    pretrained = spec.ref.weights == "pretrained"
+    folder = _local_folder(spec)
+    if folder is None and not pretrained:
         return _from_catalog(catalog.entry(str(spec.catalog)), dtype)
-    folder = Path(spec.path) if spec.path else download(spec)
-    return _from_folder(folder, dtype, keep_folder=spec.ref.weights == "pretrained")
+    return _from_folder(folder or download(spec), dtype, keep_folder=pretrained)
+
+
+def _local_folder(spec: ModelSpec) -> Path | None:
+    if spec.path is not None:
+        return Path(spec.path)
+    return None if spec.catalog is None else catalog.weights_folder(spec.catalog)
 
 
 @contextmanager

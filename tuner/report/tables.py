@@ -40,8 +40,7 @@ def models_table(models: Iterable[CatalogModel]) -> Table:
             model.description,
             "{}x{}".format(*model.default_resolution),
             str(model.default_steps),
-            model.hub_id
-            or ("shipped with this release" if model.folder else "random weights only"),
+            model.hub_id or ("shipped" if model.ships_weights else "random weights only"),
         )
         for model in models
     )

@@ -68,9 +68,16 @@ def test_models_lists_the_catalog(capsys: Captured) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in listed] == list(catalog.names())
     assert all("components" not in model for model in listed)
+    folders = {model["name"]: model["weights_folder"] for model in listed}
+    shipped = {name: Path(folder) for name, folder in folders.items() if folder is not None}
+    assert set(shipped) == {"shapes-flux"}
+    assert (shipped["shapes-flux"] / "model_index.json").is_file()
     assert run(["models"]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in catalog.names())
+    lines = {name: line for line in text.splitlines() for name in catalog.names() if name in line}
+    assert set(lines) == set(catalog.names())
+    assert "shipped" in lines["shapes-flux"]
+    assert "random weights only" not in lines["shapes-flux"]
 
 
 def put_inventory(home: Path, model: str) -> ModelInventory:

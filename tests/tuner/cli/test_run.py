@@ -22,7 +22,7 @@ from registry.client import open_registry
 from registry.errors import NothingFits
 from tests.tuner.cli import example_registry as example
 from tests.tuner.report.events_of_a_run import EVENTS
-from tuner import workplace
+from tuner import catalog, workplace
 from tuner.cli import tuning
 from tuner.cli.main import run
 from tuner.detect import Detection, detect
@@ -72,6 +72,15 @@ def test_defaults_are_the_models_own(study: FakeStudy) -> None:
     assert (request.prompts, request.seeds) == (DEFAULT_PROMPTS, DEFAULT_SEEDS)
     assert (request.time_limit_s, request.steps, request.share) == (None, None, False)
     assert (request.audit, request.audit_limit_s) == (0, None)
+
+
+def test_a_model_that_knows_few_words_has_prompts_of_its_own(study: FakeStudy) -> None:
+    assert run(["run", "--model", "shapes-flux", "--vram", "2GB"]) == 0
+    (request,) = study.requests
+    assert request.prompts == catalog.entry("shapes-flux").default_prompts
+    assert request.prompts
+    assert request.workload.label == "128x128"
+    assert request.model.ref.weights == "pretrained"
 
 
 def test_every_option_reaches_the_study(study: FakeStudy) -> None:

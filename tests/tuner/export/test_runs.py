@@ -286,3 +286,13 @@ def test_a_script_leaves_alone_what_the_engine_does(definition: str) -> None:
     else:
         names["quantize_each"](model, [("*", None, 16, (128, 128))])
     assert quantized == [model["free"]]
+
+
+def test_a_script_draws_with_the_shipped_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = catalog.weights_folder("shapes-flux")
+    assert folder is not None
+    shipped = Tiny("shapes-flux", folder)
+    plan = plan_of()
+    assert shipped.exported(plan, tmp_path, monkeypatch) == shipped.applied(plan)

@@ -113,5 +113,10 @@ def test_a_local_path_is_no_part_of_a_script(tmp_path: Path) -> None:
     assert str(tmp_path) not in script
     assert "sys.argv[1]" in script
     assert "MODEL_FOLDER" in str(ast.get_docstring(ast.parse(script)))
+    shipped = script_of(plan_of(), resolve_model("shapes-flux"))
+    assert "sys.argv[1]" in shipped
+    assert "red circle" in shipped
+    assert "lighthouse" not in shipped
+    assert "weights_folder" in str(ast.get_docstring(ast.parse(shipped)))
     random = script_of(plan_of(), resolve_model("flux-dev", weights="random"))
     assert "random weights" in str(ast.get_docstring(ast.parse(random)))

@@ -27,7 +27,8 @@ META = torch.device("meta")
 
 
 def taken(name: str, *shapes: Shape) -> ModelInventory:
-    spec = resolve_model(name, weights="random")
+    trained = catalog.entry(name).ships_weights
+    spec = resolve_model(name, weights="pretrained" if trained else "random")
     return take_inventory(spec, Workload(shapes=shapes), lambda *_: None)
 
 

@@ -1,99 +1,121 @@
-"""The shipped model draws what its prompt says: pictures that mean something, on a CPU."""
+"""The model that the catalog ships: prompts decide its pictures, as a classifier reads them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline
 
-from registry.plan import ComponentPlan, PipelineOptions, Plan, Quantization
+from examples.train_tiny.classifier import load_classifier
+from examples.train_tiny.scenes import BACKGROUNDS, COLOURS, PLACES
+from registry.plan import ComponentPlan, Quantization
+from tests.tuner.pipeline.tiny import CPU, picture, plan
 from tuner import catalog
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
 from tuner.pipeline.scoring import sqnr_db
+from tuner.request import DEFAULT_PROMPTS, default_prompts
+from tuner.weight_files import weights_digest
 
-CPU = torch.device("cpu")
-SHAPES = resolve_model("shapes-flux")
-RED = (1.0, 0.1, 0.1)
-BLUE = (0.1, 0.2, 0.9)
-MOST_BYTES = 16 * 10**6
+SPEC = resolve_model("shapes-flux")
+CLASSIFIER = Path(__file__).parents[3] / "examples/train_tiny/results/classifier.safetensors"
+SIZE = {"height": 128, "width": 128}
 STEPS = 8
+SEEDS = (0, 1, 2)
+SCENES = (("red", "on the left"), ("red", "on the right"), ("blue", "at the top"))
 
 
-def plan(scheme: Any = "none") -> Plan:
-    part = ComponentPlan(quantization=Quantization(scheme=scheme, skip=("*embed*", "proj_out")))
-    return Plan(pipeline=PipelineOptions(dtype="float32", components={"transformer": part}))
+def caption(colour: str, place: str) -> str:
+    return f"a large {colour} circle {place}, on a white background"
+
+
+def seen(pictures: torch.Tensor) -> list[tuple[tuple[tuple[str, str], ...], str]]:
+    """For each picture in 0..1: the (colour, place) of each group in it, and the background."""
+    reading = load_classifier(CLASSIFIER)(pictures.float() * 2 - 1)
+    counts, colours = (reading.groups[index].argmax(2).tolist() for index in (0, 3))
+    behind = reading.behind.argmax(1).tolist()
+    return [
+        (
+            tuple(
+                (list(COLOURS)[colour], place)
+                for place, count, colour in zip(PLACES, in_one, of_one, strict=True)
+                if count
+            ),
+            list(BACKGROUNDS)[background],
+        )
+        for in_one, of_one, background in zip(counts, colours, behind, strict=True)
+    ]
+
+
+def drawn(pipe: Any, prompts: list[str], seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    steps = {"num_inference_steps": STEPS, "generator": generator}
+    return picture(pipe, prompt=prompts, **SIZE, **steps)
+
+
+def folder() -> Path:
+    found = catalog.weights_folder("shapes-flux")
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    return engine.load(SHAPES, plan(), CPU)
+    return engine.load(SPEC, plan(), CPU)
 
 
-def drawn(pipe: Any, prompt: str, seed: int = 0) -> torch.Tensor:
-    """(3, 128, 128), from 0 to 1."""
-    found = pipe(
-        prompt,
-        height=128,
-        width=128,
-        num_inference_steps=STEPS,
-        max_sequence_length=32,
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-    )
-    picture: torch.Tensor = found.images[0].float()
-    return picture
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prompts_decide_colour_place_and_background(pipe: Any, seed: int) -> None:
+    """One after the other and turned round: the answers turn with the prompts."""
+    wanted = [((scene,), "white") for scene in SCENES]
+    assert seen(drawn(pipe, [caption(*scene) for scene in SCENES], seed)) == wanted
+    turned = [caption(*scene) for scene in reversed(SCENES)]
+    assert seen(drawn(pipe, turned, seed)) == wanted[::-1]
 
 
-def place_of(picture: torch.Tensor, colour: tuple[float, float, float]) -> tuple[float, float]:
-    """The centre (x, y) of what has nearly this colour, each from 0 to 1."""
-    apart = (picture - torch.tensor(colour)[:, None, None]).abs().amax(0)
-    rows, columns = torch.nonzero(apart < 0.3, as_tuple=True)
-    assert len(rows) > 20, "nothing of this colour"
-    return float(columns.float().mean()) / 127, float(rows.float().mean()) / 127
+def test_random_weights_of_it_draw_nothing_that_was_asked_for() -> None:
+    untrained = engine.load(resolve_model("shapes-flux", weights="random"), plan(), CPU)
+    found = seen(drawn(untrained, [caption(*scene) for scene in SCENES], 0))
+    assert found != [((scene,), "white") for scene in SCENES]
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_prompts_decide_where_and_what(pipe: Any, seed: int) -> None:
-    left = drawn(pipe, "a red circle on the left, on a white background", seed)
-    right = drawn(pipe, "a red circle on the right, on a white background", seed)
-    assert place_of(left, RED)[0] < 0.4
-    assert place_of(right, RED)[0] > 0.6
-    blue = drawn(pipe, "a blue square at the top, on a white background", seed)
-    assert place_of(blue, BLUE)[1] < 0.4
-
-
-def test_plain_diffusers_draws_the_same(pipe: Any) -> None:
-    folder = catalog.shipped_folder(catalog.entry("shapes-flux"))
-    plain = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
-    plain.set_progress_bar_config(disable=True)
-    prompt = "a red circle on the left, on a white background"
-    assert torch.equal(drawn(pipe, prompt), drawn(plain, prompt))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_plain_pipeline_draws_the_same_pictures(dtype: Any) -> None:
+    ours = engine.load(SPEC, plan(dtype=dtype), CPU)
+    plain = FluxPipeline.from_pretrained(folder(), dtype=getattr(torch, dtype))
+    prompts = [caption(*scene) for scene in SCENES]
+    assert torch.equal(drawn(ours, prompts, 0), drawn(plain, prompts, 0))
 
 
 def test_eight_bits_keep_the_picture(pipe: Any) -> None:
-    prompt = "a red circle on the left, on a white background"
-    quantized = engine.load(SHAPES, plan("int8_weight_only"), CPU)
-    wanted, found = drawn(pipe, prompt), drawn(quantized, prompt)
+    prompts = [caption(*scene) for scene in SCENES]
+    quantization = Quantization(scheme="int8_weight_only", skip=("*embed*", "proj_out"))
+    chosen = plan({"transformer": ComponentPlan(quantization=quantization)})
+    wanted, found = (drawn(some, prompts, 0) for some in (pipe, engine.load(SPEC, chosen, CPU)))
     assert not torch.equal(wanted, found)
+    assert seen(found) == seen(wanted)
     assert sqnr_db(wanted, found) > 20.0
 
 
-def test_random_weights_are_of_the_same_model_and_draw_something_else(pipe: Any) -> None:
-    noise = engine.load(resolve_model("shapes-flux", weights="random"), plan(), CPU)
-    assert _shapes_of(noise.transformer) == _shapes_of(pipe.transformer)
-    prompt = "a red circle on the left, on a white background"
-    assert sqnr_db(drawn(pipe, prompt), drawn(noise, prompt)) < 10.0
+def test_the_shipped_inventory_is_of_the_shipped_weights() -> None:
+    """What it is kept under, and what an exact match means, is read there and not counted."""
+    shipped = catalog.shipped_inventory("shapes-flux")
+    assert shipped is not None
+    names = [component.name for component in shipped.components]
+    assert shipped.weights == weights_digest(folder(), names)
 
 
-def _shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
-    return {name: item.shape for name, item in module.named_parameters()}
+def test_the_model_knows_every_word_of_its_default_prompts(pipe: Any) -> None:
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
+        known = tokenizer(list(default_prompts(SPEC))).input_ids
+        assert all(tokenizer.unk_token_id not in words for words in known)
+        others = tokenizer(list(DEFAULT_PROMPTS)).input_ids
+        assert all(tokenizer.unk_token_id in words for words in others)
 
 
-def test_it_is_small_enough_to_ship() -> None:
-    folder = catalog.shipped_folder(catalog.entry("shapes-flux"))
-    assert folder is not None
-    assert sum(item.stat().st_size for item in folder.rglob("*.safetensors")) < MOST_BYTES
-    assert (folder / "README.md").is_file()
+def test_the_shipped_folder_stays_small() -> None:
+    size = sum(path.stat().st_size for path in folder().rglob("*") if path.is_file())
+    assert size < 16_000_000
