@@ -375,7 +375,7 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     kept = b"x" * (64 * 2**20)
     time.sleep(0.1)
     progress("steps")
-    time.sleep(0.1)  # a sample between the event and its being read counts to the load
+    time.sleep(0.6)  # a sample between the event and its being read counts to the load
     more = b"x" * (64 * 2**20)
     time.sleep(0.1)
     tell("device", job["device_index"])

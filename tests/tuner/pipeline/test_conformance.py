@@ -340,6 +340,7 @@ ON_A_GPU = {
     "component.placement.granularity",
     "component.placement.stream",
     "component.placement.blocks_per_group",
+    "component.compilation.cuda_graph",
 }
 
 
