@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from registry.errors import TrialFailed
 from tests.tuner.daemon.machine import DaemonMachine
+from tests.tuner.study_bench import Key
 from tuner.daemon.describe import describe
 
 
@@ -54,11 +56,17 @@ def test_an_upgrade_of_the_apps_package_is_tuned_for(machine: DaemonMachine) -> 
     winner = machine.registry.record(retuned.body.first[0]).record.plan.digest
     trials = machine.bench.trial_jobs() - tried_before
     assert trials["pipeline", winner] == 1
-    assert sum(trials.values()) < sum(tried_before.values())
+    assert 2 * searched(trials) <= searched(tried_before)
     exact = machine.registry.candidates(runtime=new.runtime.digest)
     assert {stored.record.study for stored in exact} == {retuned.study_id}
     machine.once()
     assert machine.jobs.counts() == {"done": 2}
+
+
+def searched(trials: Counter[Key]) -> int:
+    """Plans that were looked at. How many proofs and replays follow is up to how steady the
+    machine is: workers' memory is real here, and a replay that differs is repeated."""
+    return sum(count for (rung, _), count in trials.items() if rung == "denoiser")
 
 
 def test_a_change_for_the_worse_is_told(machine: DaemonMachine) -> None:
