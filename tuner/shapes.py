@@ -15,6 +15,11 @@ MAX_BATCH_SIZE = 1024
 
 def shapes_of(sizes: Sequence[Size], batch_sizes: Sequence[int]) -> tuple[Shape, ...]:
     """Every size at every batch size, repeats dropped. Raises InvalidInput."""
+    for number in (*batch_sizes, *(side for size in sizes for side in size)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise InvalidInput(
+                f"{number!r} is not a whole number", hint="Give sizes as numbers, such as 1024."
+            )
     for batch_size in batch_sizes:
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
             raise InvalidInput(

@@ -20,7 +20,9 @@ BYTE_UNITS = {
 SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 _BYTES = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
-_RESOLUTION = re.compile(r"\s*([1-9]\d{0,4})\s*[xX×]\s*([1-9]\d{0,4})\s*", re.ASCII)
+_RESOLUTION = re.compile(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", re.ASCII)
+MAX_SIDE = 99_999
+"""Pixels. Far over what any model makes."""
 _DURATION_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|h|m|s)\s*", re.ASCII)
 _UNIT_BY_LOWER = {unit.lower(): factor for unit, factor in BYTE_UNITS.items()}
 
@@ -55,7 +57,13 @@ def parse_resolution(text: str) -> tuple[int, int]:
             f"{text!r} is not a resolution",
             hint="Write WIDTHxHEIGHT in pixels, such as 1024x768.",
         )
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise InvalidInput(
+            f"{text!r} is no size of a picture",
+            hint=f"Width and height are pixels, from 1 to {MAX_SIDE}.",
+        )
+    return width, height
 
 
 def parse_duration_s(text: str) -> float:
@@ -64,11 +72,13 @@ def parse_duration_s(text: str) -> float:
     whole = _DURATION_PART.sub("", text).strip() == ""
     seconds = sum(float(amount) * SECONDS[unit] for amount, unit in parts)
     units = [unit for _, unit in parts]
-    if not parts or not whole or len(set(units)) != len(units) or seconds <= 0:
+    if not parts or not whole or len(set(units)) != len(units):
         raise InvalidInput(
             f"{text!r} is not a duration",
             hint="Write hours, minutes and seconds with their units, such as 90s, 8m or 1h30m.",
         )
+    if seconds <= 0:
+        raise InvalidInput(f"{text!r} is no time at all", hint="Give at least 1ms.")
     return seconds
 
 

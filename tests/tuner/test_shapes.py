@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from registry.errors import InvalidInput
@@ -30,6 +32,13 @@ def test_one_workload_holds_them_all_in_its_own_order() -> None:
 def test_a_batch_size_that_is_none_is_refused(batch_size: int) -> None:
     with pytest.raises(InvalidInput, match=f"batch size {batch_size} is not"):
         shapes_of([(64, 64)], [batch_size])
+
+
+@pytest.mark.parametrize("number", ["64", 64.0, True, None])
+def test_what_is_not_a_whole_number_is_refused_by_name(number: Any) -> None:
+    for size, batch_size in (((number, 64), 1), ((64, number), 1), ((64, 64), number)):
+        with pytest.raises(InvalidInput, match=f"{number!r} is not a whole number"):
+            shapes_of([size], [batch_size])
 
 
 @pytest.mark.parametrize("size", [(0, 64), (64, -8)])

@@ -73,12 +73,19 @@ def test_a_resolution_is_width_then_height(text: str, expected: tuple[int, int])
 
 
 @pytest.mark.parametrize(
-    "text", ["1024", "1024x", "x1024", "0x64", "-64x64", "64x64x64", "1024,768", "64.5x64", "ax b"]
+    "text", ["1024", "1024x", "x1024", "-64x64", "64x64x64", "1024,768", "64.5x64", "ax b"]
 )
 def test_a_resolution_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a resolution") as refused:
         units.parse_resolution(text)
     assert repr(text) in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["0x64", "64x0", "100000x64", "64x999999999"])
+def test_a_resolution_out_of_all_bounds_is_told_the_bounds(text: str) -> None:
+    with pytest.raises(InvalidInput, match=f"'{text}' is no size of a picture") as refused:
+        units.parse_resolution(text)
+    assert "from 1 to 99999" in (refused.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -97,12 +104,18 @@ def test_durations_are_read(text: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["8", "", "m", "-8m", "8 minutes", "8m8m", "0s", "1h-5m", "inf", "8 m x", "m8"]
+    "text", ["8", "", "m", "-8m", "8 minutes", "8m8m", "1h-5m", "inf", "8 m x", "m8"]
 )
 def test_a_duration_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not a duration") as refused:
         units.parse_duration_s(text)
     assert repr(text) in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["0s", "0.0h", "0m0s"])
+def test_no_time_is_refused_as_such(text: str) -> None:
+    with pytest.raises(InvalidInput, match=f"'{text}' is no time at all"):
+        units.parse_duration_s(text)
 
 
 @pytest.mark.parametrize(

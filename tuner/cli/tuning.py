@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from registry.client import open_registry
-from registry.errors import Interrupted, RegistryMissing
+from registry.errors import Interrupted, NothingFits, RegistryMissing
 from registry.record import Objective, Policy
 from registry.signing import SigningKeys
 from registry.workload import Weights, Workload
@@ -127,16 +127,31 @@ def _each(
     place: Workplace, requests: tuple[StudyRequest, ...], options: RunOptions
 ) -> list[StudyOutcome]:
     """How the studies ended, printed also where a later one is stopped or fails: they are
-    published by then."""
+    published by then. A size that does not fit keeps no other one from its study; NothingFits is
+    raised after the last."""
     ended: list[StudyOutcome] = []
+    too_large: dict[str, NothingFits] = {}
     try:
         for request in requests:
-            outcome = _watched(place, request, options)
-            ended.append(outcome)
+            try:
+                ended.append(_watched(place, request, options))
+            except NothingFits as error:
+                too_large[request.workload.label] = error
     finally:
         if ended:
             _print(ended, options)
+    if too_large:
+        raise nothing_fits(too_large, of=len(requests))
     return ended
+
+
+def nothing_fits(errors: Mapping[str, NothingFits], *, of: int) -> NothingFits:
+    """One error for all sizes that do not fit, of so many that were asked for."""
+    first = next(iter(errors.values()))
+    if of == 1:
+        return first
+    each = "; ".join(f"{label}: {error.message}" for label, error in errors.items())
+    return NothingFits(f"{len(errors)} of {of} sizes do not fit. {each}", hint=first.hint)
 
 
 def _watched(place: Workplace, request: StudyRequest, options: RunOptions) -> StudyOutcome:

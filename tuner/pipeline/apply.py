@@ -27,7 +27,7 @@ from tuner.pipeline.graphs import record
 from tuner.pipeline.int8_kernels import kernel_tuner_conflicts
 from tuner.pipeline.load import LayerDone, load_weights, materialise
 from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
-from tuner.pipeline.process_options import set_process_options
+from tuner.pipeline.process_options import allocator_conflicts, set_process_options
 from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.weights import ModuleWeights
 
@@ -66,13 +66,13 @@ def load(
 ) -> Any:
     """The model as a diffusers pipeline under `plan`, its weights loaded layer by layer.
 
-    Raises InvalidPlan for a plan the model cannot take, before any weight is read, and
-    PlanConflict for a process in which the plan's settings can no longer be made.
+    Raises InvalidPlan for a plan the model cannot take, and PlanConflict for a process in which the
+    plan's settings can no longer be made: before any weight is read or any setting made.
     """
-    _settings(plan, device, allow_partial=False)
     skeleton = build_skeleton(spec, DTYPES[plan.pipeline.dtype])
     pipe = skeleton.pipeline()
     check_plan(plan, pipe, skeleton.modules, device)
+    _settings(plan, device, allow_partial=False)
     load_weights(skeleton, spec, plan, device, on_layer)
     pipe.set_progress_bar_config(disable=True)
     _finish(pipe, plan, device, skeleton.modules)
@@ -118,9 +118,12 @@ def _whole_conflicts(plan: Plan, taken: Mapping[str, str]) -> list[str]:
 
 
 def _settings(plan: Plan, device: torch.device, *, allow_partial: bool) -> tuple[str, ...]:
-    conflicts = set_process_options(plan, device) + kernel_tuner_conflicts(plan, device)
-    if conflicts and not allow_partial:
-        raise PlanConflict("; ".join(conflicts))
+    conflicts: tuple[str, ...] = ()
+    for conflicts_of in (kernel_tuner_conflicts, allocator_conflicts):
+        conflicts += conflicts_of(plan, device)
+        if conflicts and not allow_partial:
+            raise PlanConflict("; ".join(conflicts))
+    set_process_options(plan)
     return conflicts
 
 

@@ -52,6 +52,12 @@ def _snapshot(spec: ModelSpec, patterns: list[str]) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnknownModel(
             f"cannot get {spec.hub_id!r} from the hub: {reason}",
-            hint="Download it where there is a network and pass the folder: --model /path/to/folder"
-            " (or tune speed and memory alone with --weights random).",
+            hint=_hint(spec),
         ) from None
+
+
+def _hint(spec: ModelSpec) -> str:
+    folder = "Download it where there is a network and pass the folder: --model /path/to/folder"
+    if spec.catalog is None:
+        return f"{folder}."
+    return f"{folder} (or tune speed and memory alone with --weights random)."

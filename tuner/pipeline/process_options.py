@@ -14,17 +14,22 @@ ALLOCATOR_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
 REMEDY = f"start with {ALLOCATOR_VARIABLE}={EXPANDABLE}"
 
 
-def set_process_options(plan: Plan, device: torch.device) -> tuple[str, ...]:
-    """Returns what cannot be set in this process, each with what to do about it."""
+def allocator_conflicts(plan: Plan, device: torch.device) -> tuple[str, ...]:
+    """Set the plan's allocator. Returns what cannot be set any more, with what to do about it."""
+    wanted = plan.process.expandable_segments and device.type == "cuda"
+    if wanted and not _expand_segments():
+        return (f"the CUDA allocator did not take {EXPANDABLE}: {REMEDY}",)
+    return ()
+
+
+def set_process_options(plan: Plan) -> None:
+    """Set all of the plan's settings but the allocator's: these any process can make."""
     options = plan.process
     torch.set_float32_matmul_precision(options.float32_matmul_precision)
     torch.backends.cudnn.benchmark = options.cudnn_benchmark
     torch._dynamo.config.recompile_limit = options.dynamo_recompile_limit
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if options.expandable_segments and device.type == "cuda" and not _expand_segments():
-        return (f"the CUDA allocator did not take {EXPANDABLE}: {REMEDY}",)
-    return ()
 
 
 def _expand_segments() -> bool:

@@ -39,13 +39,15 @@ class ReleaseAfterUse(ModelHook):  # type: ignore[misc]
             moved[id(tensor)] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
         return moved[id(tensor)]
 
-    def post_forward(self, module: nn.Module, output: Any) -> Any:
+    def put_back(self, *_called: Any) -> None:
         for table, name, tensor in self.host:
             table[name] = tensor
         self.host.clear()
-        return output
 
 
 def release_after_use(module: nn.Module, device: torch.device) -> None:
     """Attach the hook to a component that lies on the host and is used by its forward alone."""
-    add_hook_to_module(module, ReleaseAfterUse(device))
+    hook = ReleaseAfterUse(device)
+    add_hook_to_module(module, hook)
+    # torch's own hook comes also after a forward that raised, where accelerate's does not.
+    module.register_forward_hook(hook.put_back, always_call=True)

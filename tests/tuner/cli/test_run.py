@@ -142,6 +142,32 @@ def test_what_was_published_is_told_though_a_later_size_fails(
     assert outcome["study"] == "5f3c"
 
 
+def test_a_size_that_does_not_fit_keeps_no_other_from_its_study(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    endings: list[StudyOutcome | NothingFits] = [
+        NothingFits("too large", hint="more memory"),
+        proved(),
+        NothingFits("larger still"),
+    ]
+
+    def end() -> StudyOutcome:
+        ending = endings.pop(0)
+        if isinstance(ending, NothingFits):
+            raise ending
+        return ending
+
+    monkeypatch.setattr(tuning, "run_study", FakeStudy(end))
+    sizes = [word for size in ("256x256", "64x64", "512x512") for word in ("--resolution", size)]
+    assert run([*ASKED, *sizes, "--separate", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)) == 1
+    assert (
+        "Error: 2 of 3 sizes do not fit. 256x256: too large; 512x512: larger still\n"
+        "Hint: more memory\n"
+    ) in printed.err
+
+
 def test_the_winner_is_printed_beside_the_baseline(study: FakeStudy, capsys: Captured) -> None:
     assert run(ASKED) == 0
     printed = capsys.readouterr()

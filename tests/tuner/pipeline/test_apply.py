@@ -263,7 +263,7 @@ def test_expandable_segments_are_set_or_said_to_conflict(
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", snapshot)
     monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", said.append)
-    found = process_options.set_process_options(expandable(), torch.device("cuda"))
+    found = process_options.allocator_conflicts(expandable(), torch.device("cuda"))
     assert said == told
     assert bool(found) is conflict
     assert all("PYTORCH_CUDA_ALLOC_CONF" in item for item in found)
@@ -271,11 +271,13 @@ def test_expandable_segments_are_set_or_said_to_conflict(
 
 def test_settings_that_come_too_late_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load(FLUX)
-    monkeypatch.setattr(engine, "set_process_options", lambda *_: ("too late",))
-    with pytest.raises(PlanConflict, match=r"too late"):
-        load(FLUX)
-    with pytest.raises(PlanConflict, match=r"too late"):
-        engine.apply(pipe, uncompiled(FLUX), CPU)
+    monkeypatch.setattr(engine, "allocator_conflicts", lambda *_: ("too late",))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "set_process_options", lambda *_: pytest.fail("something was set"))
+        with pytest.raises(PlanConflict, match=r"too late"):
+            load(FLUX)
+        with pytest.raises(PlanConflict, match=r"too late"):
+            engine.apply(pipe, uncompiled(FLUX), CPU)
     report = engine.apply(pipe, uncompiled(FLUX), CPU, allow_partial=True)
     assert report.conflicts == ("too late",)
     assert "transformer" in report.applied

@@ -125,6 +125,9 @@ def test_a_hub_that_gives_nothing(monkeypatch: pytest.MonkeyPatch, error: Except
     assert "in the disk cache" in message
     assert "more" not in message
     assert "--model /path/to/folder" in message
+    assert "--weights random" not in message
+    with pytest.raises(UnknownModel, match=r"--weights random"):
+        download(resolve_model("flux-dev"))
 
 
 def test_offline_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,20 @@ def test_released_weights_are_on_the_device_during_the_call_alone(
     assert {name: item.data_ptr() for name, item in encoder.named_parameters()} == before
 
 
+def test_a_forward_that_raises_leaves_nothing_on_the_device() -> None:
+    encoder = load(FLUX).text_encoder
+    before = {name: item.data_ptr() for name, item in encoder.named_parameters()}
+    release_after_use(encoder, META)
+    last = list(encoder.modules())[-1]
+    broken = last.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(MemoryError))
+    with torch.no_grad(), pytest.raises(MemoryError):
+        encoder(tokens())
+    assert {name: item.data_ptr() for name, item in encoder.named_parameters()} == before
+    broken.remove()
+    with torch.no_grad():
+        assert encoder(tokens())[0].device == META
+
+
 def test_tied_weights_travel_once() -> None:
     encoder = load(FLUX).text_encoder_2
     ties: list[bool] = []
