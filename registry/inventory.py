@@ -62,6 +62,7 @@ class ComponentActivity(Frozen):
     FLOPs are multiply-adds times two. `linear_rows` is the number of rows M that each linear
     layer sees in one call, summed over its uses. `activation_peak_bytes` is the peak of live
     tensors beside the weights, inputs included, eager, in a two-byte dtype.
+    `masked_attention`: some attention was given a mask, which several backends do not take.
     `calls` is how often one picture request calls it: once per step for a denoiser (1 here means
     "per step"), so a request runs it `steps * calls` times.
     """
@@ -74,6 +75,7 @@ class ComponentActivity(Frozen):
     elementwise_bytes: int
     activation_peak_bytes: int
     linear_rows: FrozenMapping[int]
+    masked_attention: bool = False
 
 
 class ShapeProfile(Frozen):

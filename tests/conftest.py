@@ -93,6 +93,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests begin, so that no worker of several is left with one at the end."""
+    marks = ("slow", "soak")
+    slow = {item.path for item in items if any(map(item.get_closest_marker, marks))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def has_cuda_device() -> bool:
     """Looked up in /dev: importing torch here would cost every run three seconds."""
     return any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +59,16 @@ def batch_of(size: int) -> ModelInventory:
     return flux().model_copy(update={"profiles": (profile.model_copy(update={"shape": shape}),)})
 
 
+def masked() -> ModelInventory:
+    profile = flux().profiles[0]
+    activities = tuple(
+        item.model_copy(update={"masked_attention": item.component == flux().denoiser.name})
+        for item in profile.activities
+    )
+    changed = profile.model_copy(update={"activities": activities})
+    return flux().model_copy(update={"profiles": (changed,)})
+
+
 CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
     "torchao-missing": (plan("int8_weight_only"), h200(torchao=None), None),
     "float8-dynamic-capability": (plan("float8_dynamic_row"), gpu(8, 6), None),
@@ -93,6 +104,7 @@ CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
     ),
     "attention-backend-dtype": (plan(backend="_native_cudnn", dtype="float32"), h200(), None),
     "attention-backend-package": (plan(backend="sage"), h200(), None),
+    "attention-backend-mask": (plan(backend="_native_flash"), h200(), masked()),
     "attention-flash-3-hopper": (plan(backend="_flash_3"), gpu(8, 9), None),
     "attention-cudnn-fp8-hopper": (plan(backend="cudnn_fp8"), gpu(10, 0), None),
     "attention-math": (plan(backend="_native_math"), h200(), None),
@@ -369,6 +381,16 @@ def test_attention_backends_on_a_cpu(tiny_flux: Any, backend: Any, runs: bool) -
                 _set_and_run(model, backend)
     finally:
         model.set_attention_backend("native")
+
+
+def test_flash_attention_takes_no_mask() -> None:
+    torch = pytest.importorskip("torch")
+    dispatch = pytest.importorskip("diffusers.models.attention_dispatch")
+    query, mask = torch.zeros(1, 4, 2, 8), torch.ones(4, 4, dtype=torch.bool)
+    attend = functools.partial(dispatch.dispatch_attention_fn, query, query, query)
+    assert attend(backend=dispatch.AttentionBackendName._NATIVE_FLASH).shape == query.shape
+    with pytest.raises(ValueError, match="`attn_mask` is not supported"):
+        attend(mask, backend=dispatch.AttentionBackendName._NATIVE_FLASH)
 
 
 def _set_and_run(model: Any, backend: str) -> None:

@@ -30,6 +30,7 @@ class Tally:
         self.elementwise_bytes = 0
         self.activation_peak_bytes = 0
         self.linear_rows: dict[str, int] = {}
+        self.masked_attention = False
 
 
 class _Attention(TorchFunctionMode):
@@ -47,6 +48,8 @@ class _Attention(TorchFunctionMode):
         if func is not nn.functional.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         query, key, value = args[:3] if len(args) >= 3 else _named(args, kwargs or {})
+        mask = args[3] if len(args) >= 4 else (kwargs or {}).get("attn_mask")
+        self._tally.masked_attention |= mask is not None
         rows = math.prod(query.shape[:-1])
         self._tally.attention_flops += 2 * rows * key.shape[-2] * (key.shape[-1] + value.shape[-1])
         return query.new_empty((*query.shape[:-1], value.shape[-1]))

@@ -68,6 +68,7 @@ def to_activity(name: str, calls: int, tally: Tally) -> ComponentActivity:
         elementwise_bytes=tally.elementwise_bytes,
         activation_peak_bytes=tally.activation_peak_bytes,
         linear_rows=tally.linear_rows,
+        masked_attention=tally.masked_attention,
     )
 
 

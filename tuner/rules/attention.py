@@ -22,6 +22,9 @@ PACKAGES: dict[AttentionBackend, tuple[str, str]] = {
     "xformers": ("xformers", ">=0.0.29"),
     "cudnn_fp8": ("nvidia-cudnn-frontend", ">=1.15"),
 }
+UNMASKED_ONLY: frozenset[AttentionBackend] = frozenset(
+    {"_native_flash", "flash", "_flash_3", "sage", "cudnn_fp8"}
+)
 FUSED_KERNEL_CAPABILITY = (8, 0)
 HOPPER = 9
 
@@ -61,6 +64,13 @@ def _lacks_package(subject: PlanSubject) -> bool:
         for key, version in subject.environment.runtime.attention_packages.items()
     }
     return not is_within(installed.get(name), versions)
+
+
+def _takes_no_mask(subject: PlanSubject) -> bool:
+    inventory = subject.inventory
+    activities = (profile.activity(inventory.denoiser.name) for profile in inventory.profiles)
+    is_masked = any(found is not None and found.masked_attention for found in activities)
+    return _backend(subject) in UNMASKED_ONLY and is_masked
 
 
 def _is_flash_3_off_hopper(subject: PlanSubject) -> bool:
@@ -126,6 +136,14 @@ RULES: tuple[Rule[PlanSubject], ...] = (
         "flash-attn-3, sageattention 2.1.1, xformers 0.0.29, nvidia-cudnn-frontend 1.15)",
         "diffusers models/attention_dispatch.py; tests/tuner/test_rules.py",
         _lacks_package,
+    ),
+    Rule(
+        "attention-backend-mask",
+        "impossible",
+        "this model masks its attention, and this attention backend takes no mask",
+        "diffusers models/attention_dispatch.py; tests/tuner/test_rules.py",
+        _takes_no_mask,
+        {"diffusers": "<0.43"},
     ),
     Rule(
         "attention-flash-3-hopper",

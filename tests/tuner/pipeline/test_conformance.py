@@ -46,6 +46,7 @@ from tuner.pipeline.quantize import layer_types
 from tuner.protocol import TrialJob, TrialResult
 from tuner.runner import Limits, Runner
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 STEPS = 2
 

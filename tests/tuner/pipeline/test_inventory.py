@@ -223,8 +223,22 @@ def test_attention_by_hand() -> None:
 
     query, key = torch.empty(1, 2, 5, 8, device=META), torch.empty(1, 2, 3, 8, device=META)
     tally = counted(Attend(), query, key)
+    assert not tally.masked_attention
     assert tally.attention_flops == 2 * (2 * 5 * 3 * 8) * 2
     assert tally.activation_peak_bytes == 4 * (80 + 48 + 80)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_mask_on_attention_is_seen(by_name: bool) -> None:
+    class Attend(nn.Module):
+        def forward(self, query: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            attention = nn.functional.scaled_dot_product_attention
+            if by_name:
+                return attention(query, query, query, attn_mask=mask)
+            return attention(query, query, query, mask)
+
+    query, mask = torch.empty(1, 2, 5, 8, device=META), torch.empty(5, 5, device=META)
+    assert counted(Attend(), query, mask).masked_attention
 
 
 def test_convolutions_by_hand() -> None:
