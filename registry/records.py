@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict
 from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
 
+from registry import verifications
 from registry.base import Frozen
 from registry.digest import digest, short
 from registry.errors import RecordNotFound, RegistryTooNew
@@ -27,8 +28,9 @@ from registry.rows import (
     prefix_range,
     to_time,
 )
-from registry.schema import FETCHES, RECORD_READER, RECORDS
+from registry.schema import FETCHES, RECORD_READER, RECORDS, VERIFICATIONS
 from registry.signing import ArtifactStatement, Signature
+from registry.verification import Verification
 
 RecordStatus = Literal["current", "superseded", "revoked"]
 
@@ -38,7 +40,8 @@ class StoredRecord(Frozen):
 
     `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
     taken out of service. `signature`, None if unsigned, is over `statement`: the bytes as they
-    were stored, which a newer release might write otherwise.
+    were stored, which a newer release might write otherwise. `verification` is what came of the
+    last time its plan was run again, None if it never was.
     """
 
     # Built when first written as JSON: answering an app needs the values only.
@@ -52,6 +55,7 @@ class StoredRecord(Frozen):
     revoked_reason: str | None = None
     statement: ArtifactStatement | None = None
     signature: Signature | None = None
+    verification: Verification | None = None
 
 
 def family(record: TuningRecord) -> str:
@@ -94,8 +98,9 @@ def derived_columns(record: TuningRecord) -> dict[str, Any]:
 def select_records(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Rows for `stored`, newest publication first."""
     return (
-        select(RECORDS, FETCHES.c.fetches)
+        select(RECORDS, FETCHES.c.fetches, *verifications.COLUMNS)
         .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)
+        .outerjoin(VERIFICATIONS, VERIFICATIONS.c.record_id == RECORDS.c.id)
         .where(*conditions)
         .order_by(RECORDS.c.publication.desc(), RECORDS.c.id)
     )
@@ -121,6 +126,7 @@ def stored(row: AnyRow) -> StoredRecord:
         revoked_reason=row.revoked_reason,
         statement=ArtifactStatement.of_record(row.body, record.key.digest),
         signature=signature_of(row),
+        verification=verifications.verification_of(row),
     )
 
 

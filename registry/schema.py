@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_HEAD = "0_3_0"
+SCHEMA_HEAD = "0_4_0"
 """The newest migration, named by its release. A test holds it equal to alembic's head."""
 
 RECORD_READER = 1
@@ -177,6 +177,17 @@ FETCHES = Table(
     Column("last_at", TIME, nullable=False),
 )
 """Apart from `records`: a fetch must not rewrite a row whose bytes are proved by a digest."""
+
+VERIFICATIONS = Table(
+    "verifications",
+    METADATA,
+    Column("record_id", ForeignKey("records.id"), primary_key=True),
+    Column("verified_at", TIME, nullable=False),
+    Column("holds", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("sha256", DIGEST, nullable=False),
+)
+"""The newest of each record. Those before it are studies."""
 
 INVENTORIES = Table(
     "inventories",

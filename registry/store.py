@@ -16,6 +16,7 @@ from registry import (
     records,
     rows,
     studies,
+    verifications,
     versions,
 )
 from registry.artifacts import ArtifactFolder
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from registry.maintenance import Collected
     from registry.timing import Timing, TimingKey
     from registry.timings import Kept, Places, StoredTiming
+    from registry.verification import Verification
 
 FETCH_WAIT_S = 0.2
 """How long an answer is held up to count it."""
@@ -200,6 +202,12 @@ class Registry:
                 records.note_fetch(connection, record_id, now)
         except RegistryError as error:
             logger.info("fetch of %s not counted: %s", record_id, error.message)
+
+    def note_verification(self, found: Verification) -> None:
+        """What came of running a record's plan again: it stands in the record's place of the last
+        one. Raises RecordNotFound."""
+        with self._database.write() as connection:
+            verifications.note(connection, found)
 
     def put_artifact(self, kind: ArtifactKind, source: Path | bytes) -> ArtifactRef:
         """Keep a file's bytes; the same bytes are kept once. The row follows the synced file."""

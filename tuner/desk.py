@@ -144,12 +144,16 @@ class TrialDesk:
         *,
         whole: bool,
         limit_s: float | None,
+        scored: bool = False,
     ) -> Finished:
         """A fresh process with an empty compile cache and only what would be published. `whole`
-        times as many requests as a proof needs; otherwise one."""
+        times as many requests as a proof needs; otherwise one. `scored` holds its pictures against
+        the reference, which a proof has done before."""
         cache = self.folder / "replay-cache"
         shutil.rmtree(cache, ignore_errors=True)
         job = self._job(plan, "replay", cache, self._repeats(estimate) if whole else 1)
+        if scored:
+            job = job.model_copy(update={"reference_in": str(self.reference_dir)})
         if artifact is not None:
             path = self._registry.artifact_path(artifact)
             update = {"artifact_in": str(path), "artifact_in_sha256": artifact.sha256}

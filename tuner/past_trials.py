@@ -24,6 +24,11 @@ COMPLETE: Mapping[Rung, int] = {"pipeline": 0, "replay": 1, "denoiser": 2}
 a denoiser trial shows its steps alone."""
 
 
+NOT_PREDICTED = {"profile": "profiled", "verify": "verified"}
+"""Studies of other commands, by the word for their trials: what a profile measures holds the
+profiler, and what a verification expects was measured before."""
+
+
 @dataclass(frozen=True)
 class PastTrials:
     """`left_out` counts trials that say nothing of a prediction, by the reason; `inventories` are
@@ -48,8 +53,9 @@ def past_trials(
         if key not in inventories:
             inventories[key] = known_inventory(registry, spec)
         trials = registry.trials(study.id)
-        if study.request.get("command") == "profile":
-            left_out["profiled"] += len(trials)
+        command = study.request.get("command")
+        if command in NOT_PREDICTED:
+            left_out[NOT_PREDICTED[command]] += len(trials)
             continue
         chosen = _most_complete(trials, left_out, contaminated=contaminated)
         cases += _cases(study, key, inventories[key], chosen)

@@ -38,14 +38,20 @@ class Proof:
     value_s: float
 
     @property
-    def order(self) -> tuple[int, bool, float, int, float]:
-        """The best kind of match, then figures that nobody else had a part in, then the fastest,
-        the smallest, the newest."""
+    def order(self) -> tuple[int, bool, bool, float, int, float]:
+        """The best kind of match, then what held when it was last run again, then figures that
+        nobody else had a part in, then the fastest, the smallest, the newest."""
         measured = self.stored.record.measurement
         newest = -self.stored.published_at.timestamp()
         disturbed = measured.contaminated is not None
-        kind = MATCH_ORDER.index(self.match.kind)
-        return (kind, disturbed, self.value_s, measured.memory.peak_vram_bytes, newest)
+        kind, peak = MATCH_ORDER.index(self.match.kind), measured.memory.peak_vram_bytes
+        return (kind, self.drifted, disturbed, self.value_s, peak, newest)
+
+    @property
+    def drifted(self) -> bool:
+        """It no longer did what it says when it was last run again."""
+        verification = self.stored.verification
+        return verification is not None and not verification.holds
 
 
 class Proofs:

@@ -101,7 +101,7 @@ def _answer(proof: Proof, notes: Sequence[str]) -> Answer:
         mismatches=proof.match.mismatches,
         notes=(*_caveats(proof), *notes),
         artifacts_apply=exact and bool(record.artifacts),
-        retune_wanted=not exact,
+        retune_wanted=not exact or proof.drifted,
     )
 
 
@@ -112,6 +112,10 @@ def _caveats(proof: Proof) -> Iterator[str]:
     contaminated = proof.stored.record.measurement.contaminated
     if contaminated is not None:
         yield f"the figures are not the plan's alone: {contaminated}"
+    verification = proof.stored.verification
+    if verification is not None and not verification.holds:
+        when = f"{verification.verified_at:%Y-%m-%d}"
+        yield f"run again on {when} it had drifted: {'; '.join(verification.problems)}"
     if proof.match.kind != "exact":
         yield CAVEATS[proof.match.kind]
 

@@ -266,6 +266,23 @@ class RegistryConformance:
 
     # Inventories
 
+    def test_the_last_verification_stands_beside_its_record(self, registry: Registry) -> None:
+        record, other = samples.record(), samples.record(threads=2)
+        registry.publish([record, other], now=NOW)
+        assert registry.record(record.id).verification is None
+        for found in (
+            samples.verification(record),
+            samples.verification(record, "slower", minutes=4),
+        ):
+            registry.note_verification(found)
+            assert registry.record(record.id).verification == found
+        (own,) = (item for item in registry.candidates() if item.record == record)
+        assert own.verification is not None
+        assert not own.verification.holds
+        assert registry.record(other.id).verification is None
+        with pytest.raises(RecordNotFound, match="no record"):
+            registry.note_verification(found.model_copy(update={"record": "f" * 64}))
+
     def test_inventories_are_replaced(self, registry: Registry) -> None:
         assert registry.inventory("key") is None
         registry.put_inventory("key", samples.inventory(), NOW)

@@ -22,6 +22,7 @@ from registry.record import (
     TuningRecord,
 )
 from registry.timing import Timing, TimingKey, TimingOutcome
+from registry.verification import Verification
 from registry.workload import ModelRef, Shape, Workload
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -151,6 +152,17 @@ def timing(
             key=key, outcome=outcome, median_ms=median_ms, mad_ms=0.125, samples=20, sqnr_db=38.5
         )
     return Timing(key=key, outcome=outcome, samples=0, message="out of memory")
+
+
+def verification(of: TuningRecord, *problems: str, minutes: float = 3) -> Verification:
+    return Verification(
+        record=of.id,
+        study="study",
+        verified_at=later(minutes),
+        latency_s=2.5,
+        peak_vram_bytes=1000,
+        problems=problems,
+    )
 
 
 def job(budget_bytes: int = 2 * GIB, *, selector: str = ANY_DEVICE, **asked: Any) -> JobBody:

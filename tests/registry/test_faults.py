@@ -229,6 +229,21 @@ def test_a_changed_column_is_never_served(registry: Registry, column: str, value
     assert len(registry.check()) == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("body", b"{}"), ("body", "text"), ("sha256", "c" * 64)]
+)
+def test_a_damaged_verification_is_reported(registry: Registry, column: str, value: object) -> None:
+    record = samples.record()
+    registry.publish([record], now=NOW)
+    registry.note_verification(samples.verification(record))
+    with sqlite3.connect(registry.path) as raw:
+        raw.execute(f"UPDATE verifications SET {column} = ?", [value])
+    raw.close()
+    assert registry.candidates() == ()
+    (problem,) = registry.check()
+    assert f"the verification of record {record.id} is damaged" in problem
+
+
 def test_flips_anywhere_are_found_or_harmless(tmp_path: Path, soak_seed: int) -> None:
     """Whatever bit of the file flips: what is served is what was published, and what is missing
     is reported."""
@@ -236,6 +251,7 @@ def test_flips_anywhere_are_found_or_harmless(tmp_path: Path, soak_seed: int) ->
     registry = open_registry(path)
     published = {record.id: record for record in [samples.record(threads=n) for n in (1, 2, 3)]}
     registry.publish(list(published.values()), now=NOW)
+    registry.note_verification(samples.verification(published[min(published)], "slower"))
     expected = registry.candidates()
     data, flips = path.read_bytes(), random.Random(soak_seed)
     for number in range(FLIPS):
@@ -248,7 +264,8 @@ def test_flips_anywhere_are_found_or_harmless(tmp_path: Path, soak_seed: int) ->
             served, problems = survivor.candidates(), survivor.check()
         except RegistryError:
             continue
-        assert all(published[found.record.id] == found.record for found in served)
+        known = {found.record.id: (found.record, found.verification) for found in expected}
+        assert all(known[item.record.id] == (item.record, item.verification) for item in served)
         if [found.record for found in served] != [found.record for found in expected]:
             assert problems
 

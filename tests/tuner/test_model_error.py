@@ -273,9 +273,10 @@ def test_trials_beside_foreign_load_count_where_they_are_asked_for(tmp_path: Pat
     noisy = measurement(guess(EAGER, ONE_PICTURE), contaminated="4 GB of another process")
     kept(registry, [trial(EAGER, "pipeline", measurement=noisy)])
     kept(registry, [trial(EAGER, "denoiser", measurement=noisy)], command="profile")
+    kept(registry, [trial(EAGER, "replay", measurement=noisy)], command="verify")
     found = past_trials(registry, contaminated=True)
     assert len(found.cases) == 1
-    assert found.left_out == {"profiled": 1}
+    assert found.left_out == {"profiled": 1, "verified": 1}
 
 
 def test_only_the_model_that_is_asked_for(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from registry.errors import NoPlan, NothingFits
 from registry.plan import Plan
 from registry.record import ArtifactRef, Estimate, PeakMemory, RecordKey, TuningRecord
 from registry.records import StoredRecord
+from registry.verification import Verification
 from registry.workload import ModelRef, Shape, Workload
 from tests.tuner.flux import cpu, flux, h200
 from tests.tuner.landscape import GB, START, estimate, make_plan, measurement, quality
@@ -498,3 +499,23 @@ def test_a_better_match_counts_for_more_than_clean_figures() -> None:
     busy = stored(FAST, contaminated="others held 2.0 GiB")
     tuned = stored(SLOW, weights="d" * 64)
     assert resolve(ask(), [tuned, busy], HERE, None).plan == FAST
+
+
+def verified(item: StoredRecord, *problems: str) -> StoredRecord:
+    found = Verification(
+        record=item.record.id, study="study", verified_at=item.published_at, problems=problems
+    )
+    return item.model_copy(update={"verification": found})
+
+
+def test_a_record_that_drifted_comes_after_those_that_did_not() -> None:
+    drifted, held = verified(stored(FAST, 90.0), "slower"), verified(stored(SLOW, 100.0))
+    answer = resolve(ask(), [drifted, held], HERE, None)
+    assert (answer.plan, answer.retune_wanted) == (SLOW, False)
+    assert not any("drifted" in note for note in answer.notes)
+
+
+def test_it_is_answered_with_why_and_tuned_again_where_there_is_no_other() -> None:
+    answer = resolve(ask(), [verified(stored(FAST), "slower", "larger")], HERE, None)
+    assert (answer.match, answer.plan, answer.retune_wanted) == ("exact", FAST, True)
+    assert any("it had drifted: slower; larger" in note for note in answer.notes)

@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "tuner.cli.doctor",
     "space": "tuner.cli.space",
     "profile": "tuner.cli.profile",
+    "verify": "tuner.cli.verify",
     "model-error": "tuner.cli.model_error",
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",

@@ -96,12 +96,10 @@ def read_plan(path: Path) -> Plan:
 def _of_record(asked: Question, record: TuningRecord) -> Subject:
     budget_bytes = asked.budget_bytes or record.budget_bytes
     shape = _shape_of(record, asked.resolution)
-    return Subject(
-        _model_of(record, asked.model), record.plan, record.workload, shape, budget_bytes
-    )
+    return Subject(model_of(record, asked.model), record.plan, record.workload, shape, budget_bytes)
 
 
-def _model_of(record: TuningRecord, given: str | None) -> ModelSpec:
+def model_of(record: TuningRecord, given: str | None) -> ModelSpec:
     """A record never names a local folder's path."""
     ref = record.model
     if given is None and ref.source == "local":

@@ -18,6 +18,7 @@ from tuner.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from registry.records import StoredRecord
+    from registry.verification import Verification
 
 
 def record_summary(stored: StoredRecord) -> Table:
@@ -36,6 +37,7 @@ def record_summary(stored: StoredRecord) -> Table:
             "Baseline": describe(record.baseline_plan),
             "Speed-up": speedup_text(record),
             "Quality": quality_text(record.quality),
+            "Verified": verification_text(stored.verification),
             "Artifacts": artifacts_text(record),
             "Study": record.study,
             "Published": f"{stored.published_at:%Y-%m-%d %H:%M}Z, fetched {stored.fetches} times",
@@ -65,6 +67,14 @@ def quality_text(quality: Quality) -> str:
     worst = ", ".join(f"{name} {value:.4g}" for name, value in quality.worst.items())
     uncalibrated = "" if quality.calibrated else " (uncalibrated: random weights)"
     return f"{verdict} {quality.policy}{uncalibrated}; worst {worst or 'not scored'}"
+
+
+def verification_text(found: Verification | None) -> str:
+    """Of the last one of a record."""
+    if found is None:
+        return "never run again"
+    when = f"{found.verified_at:%Y-%m-%d %H:%M}Z"
+    return f"held {when}" if found.holds else f"drifted, {when}: {'; '.join(found.problems)}"
 
 
 def artifacts_text(record: TuningRecord) -> str:

@@ -47,6 +47,7 @@ def fill(registry: Registry, keys: SigningKeys) -> None:
     end = StudyEnd(study.id, "finished", {"best": 1.5})
     registry.publish([newer], now=samples.later(1), keys=keys, end=end)
     registry.note_fetch(newer.id, samples.later(2))
+    registry.jobs.enqueue(samples.job(), priority=1, now=samples.NOW)
 
 
 if __name__ == "__main__":
