@@ -70,6 +70,9 @@ INDUCTOR_OPTIONS: dict[str, type[bool | int | str]] = {
 }
 """Inductor options a plan may set: none of them takes a path, a program or a callable."""
 
+MAX_TEXT_TOKENS = 8192
+"""Far over what any text encoder of a diffusion model takes. A plan may come from a stranger, and
+padding fills memory."""
 COMPONENT_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 LAYER_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]]{1,200}")
 
@@ -306,7 +309,7 @@ class PipelineOptions(Frozen):
     attention_backend: AttentionBackend = "default"
     fuse_qkv: bool = False
     vae: VaeOptions = VaeOptions()
-    text_tokens: int | None = Field(default=None, ge=1)
+    text_tokens: int | None = Field(default=None, ge=1, le=MAX_TEXT_TOKENS)
 
     @field_validator("components")
     @classmethod

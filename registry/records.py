@@ -166,9 +166,20 @@ def candidates_query(
     return select_records(*conditions)
 
 
-def history_query(model_name: str | None, key_digest: str | None, limit: int) -> Select[Any]:
+def history_query(
+    model_name: str | None,
+    key_digest: str | None,
+    limit: int,
+    *,
+    architecture: str | None = None,
+    plan_digest: str | None = None,
+) -> Select[Any]:
     """Records of every status."""
     conditions = []
+    if architecture is not None:
+        conditions.append(RECORDS.c.architecture == architecture)
+    if plan_digest is not None:
+        conditions.append(RECORDS.c.plan_digest == plan_digest)
     if model_name is not None:
         conditions.append(RECORDS.c.model_name == model_name)
     if key_digest is not None:

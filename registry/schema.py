@@ -96,7 +96,7 @@ TRIALS = Table(
     Column("id", Integer, primary_key=True),
     Column("study_id", ForeignKey("studies.id"), nullable=False, index=True),
     Column("rung", String(16), nullable=False),
-    Column("plan_digest", DIGEST, nullable=False),
+    Column("plan_digest", DIGEST, nullable=False, index=True),
     Column("log_sha256", ForeignKey("artifacts.sha256"), index=True),
     Column("body", LargeBinary, nullable=False),
     Column("sha256", DIGEST, nullable=False),

@@ -116,6 +116,15 @@ class Registry:
         with self._database.read() as connection:
             return studies.trials(connection, study_id)
 
+    def trials_of_plan(
+        self, plan_digest: str, *, limit: int = 20
+    ) -> tuple[tuple[StudyRow, Trial], ...]:
+        """Trials of one plan in whatever study, newest first, each with its study."""
+        with self._database.read() as connection:
+            found = studies.trials_of_plan(connection, plan_digest, limit)
+            rows = {name: studies.get(connection, name) for name in dict(found)}
+        return tuple((rows[name], trial) for name, trial in found)
+
     def finish_study(
         self, study_id: str, *, status: StudyEndStatus, summary: Mapping[str, Any], now: datetime
     ) -> None:
@@ -179,10 +188,24 @@ class Registry:
             return records.get(connection, records.find_id(connection, id_prefix))
 
     def history(
-        self, *, model_name: str | None = None, key_digest: str | None = None, limit: int = 200
+        self,
+        *,
+        model_name: str | None = None,
+        key_digest: str | None = None,
+        architecture: str | None = None,
+        plan_digest: str | None = None,
+        limit: int = 200,
     ) -> tuple[StoredRecord, ...]:
         """Records of every status, newest publication first."""
-        return self._readable(records.history_query(model_name, key_digest, limit))
+        return self._readable(
+            records.history_query(
+                model_name,
+                key_digest,
+                limit,
+                architecture=architecture,
+                plan_digest=plan_digest,
+            )
+        )
 
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""

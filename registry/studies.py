@@ -176,6 +176,15 @@ def trials(connection: Connection, study_id: str) -> tuple[Trial, ...]:
     return readable(connection.execute(query), trial_of)
 
 
+def trials_of_plan(
+    connection: Connection, plan_digest: str, limit: int
+) -> tuple[tuple[str, Trial], ...]:
+    """With the id of each one's study, newest first; a damaged one is left out with a warning."""
+    query = select(TRIALS).where(TRIALS.c.plan_digest == plan_digest)
+    rows = connection.execute(query.order_by(TRIALS.c.id.desc()).limit(limit))
+    return readable(rows, lambda row: (str(row.study_id), trial_of(row)))
+
+
 def trial_columns(trial: Trial) -> dict[str, Any]:
     return {
         "rung": trial.rung,

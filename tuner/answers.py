@@ -23,6 +23,7 @@ from registry.store import Registry
 from registry.workload import Weights, Workload
 from tuner.config import Settings, load_settings
 from tuner.detect import Detection, detect
+from tuner.experience import Experience
 from tuner.foresight import Foresight
 from tuner.hub_cache import CachedWeights, cached_weights
 from tuner.inventories import known_inventory, known_weights
@@ -46,7 +47,7 @@ class PlanOptions(TypedDict, total=False):
     """
 
     registry: str | Path | None
-    gpu: str | None
+    gpu: str | int | None
     host_memory: str | int | None
     weights: Weights
     revision: str | None
@@ -213,7 +214,7 @@ def note_miss(
         policy=options.get("policy", "balanced"),
         objective=options.get("objective", "latency"),
     )
-    detection = detect(options.get("gpu"), settings=settings)
+    detection = detect(_gpu(options), settings=settings)
     return enqueue_miss(question, registry, detection, settings, wanted=wanted)
 
 
@@ -227,15 +228,17 @@ def find_plan(
     settings = load_settings()
     given = options.get("registry")
     registry, missing = _opened(settings.registry if given is None else given)
-    detection = detect(options.get("gpu"), settings=settings)
+    detection = detect(_gpu(options), settings=settings)
     inventory = known_inventory(registry, spec)
     if inventory is not None:
         require_factor(workload.shapes, inventory.resolution_factor, spec.ref.name)
     cached = cached_weights(spec, settings.hub_cache_dir)
     request = _request(spec, budget_bytes, workload, options, inventory, registry, cached)
+    request = replace(request, asked_as=model)
     foresight = None if inventory is None else Foresight(inventory, detection.environment)
     stored = tuple(_candidates(registry, request, detection))
-    answer = resolve(request, stored, detection.environment, foresight)
+    experience = Experience(registry, request, detection.environment) if registry else None
+    answer = resolve(request, stored, detection.environment, foresight, experience)
     notes = (*answer.notes, *detection.problems, *missing)
     answer = replace(answer, notes=notes)
     return PlanAnswer(
@@ -263,10 +266,18 @@ def _check(options: PlanOptions) -> None:
     if unknown := sorted(options.keys() - PlanOptions.__annotations__.keys()):
         known = ", ".join(sorted(PlanOptions.__annotations__))
         raise InvalidInput(f"unknown option {unknown[0]!r}; known: {known}")
+    gpu = options.get("gpu")
+    if isinstance(gpu, bool) or not isinstance(gpu, str | int | None):
+        raise InvalidInput(f"gpu {gpu!r} is neither an index, a UUID nor 'cpu'")
     for name, allowed in WORDS.items():
         value = options.get(name)
         if name in options and value not in allowed:
             raise InvalidInput(f"{name} {value!r} is not one of: {', '.join(allowed)}")
+
+
+def _gpu(options: PlanOptions) -> str | None:
+    gpu = options.get("gpu")
+    return None if gpu is None else str(gpu)
 
 
 def _opened(registry: str | Path) -> tuple[Registry | None, tuple[str, ...]]:

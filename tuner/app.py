@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from registry.base import Frozen
-from registry.errors import RegistryError, UntrustedArtifact
+from registry.errors import InvalidInput, RegistryError, UntrustedArtifact
 from registry.plan import Plan
 from registry.record import MatchKind
 from tuner.answers import PlanAnswer, PlanOptions, get_plan
@@ -78,9 +79,21 @@ def apply(pipe: Any, plan: PlanAnswer | Plan, *, allow_partial: bool = False) ->
     """Apply an answer of `get_plan`, or a plan, to a pipeline whose weights lie on the CPU.
 
     Works on any pipeline around the plan's components: text to image, img2img, inpainting, and
-    ControlNet, whose own model stays resident and as it is. Raises PlanConflict for a pipeline
-    that is already compiled, quantized, hooked or moved, unless `allow_partial`.
+    ControlNet, whose own model stays resident and as it is. Raises InvalidInput for what is neither
+    plan nor pipeline, InvalidPlan for a plan that this pipeline or machine cannot take, and
+    PlanConflict for a pipeline that is already compiled, quantized, hooked or moved, unless
+    `allow_partial`. Nothing was changed then.
     """
+    if not isinstance(plan, Plan | PlanAnswer):
+        raise InvalidInput(
+            f"{type(plan).__name__} is not a plan",
+            hint="Pass what tuner.get_plan answered, or a plan: registry.plan.parse_plan makes one "
+            "of JSON.",
+        )
+    if not isinstance(getattr(pipe, "components", None), Mapping):
+        raise InvalidInput(
+            f"{type(pipe).__name__} is not a diffusers pipeline", hint="Pass the pipeline itself."
+        )
     from tuner.pipeline import apply as engine
 
     if isinstance(plan, Plan):

@@ -90,11 +90,21 @@ class TrialDesk:
             f"the model could not be counted: {reason}", hint=f"Log: {outcome.log_path}"
         )
 
-    def baseline(self, plan: Plan, estimate: Estimate, limit_s: float | None) -> Finished:
-        """The reference: trajectories and pictures kept, whole requests timed."""
+    def baseline(
+        self,
+        plan: Plan,
+        estimate: Estimate,
+        limit_s: float | None,
+        *,
+        budget_bytes: int | None = None,
+    ) -> Finished:
+        """The reference: trajectories and pictures kept, whole requests timed. `budget_bytes` where
+        it may take more than what was asked for."""
         repeats = 1 if estimate.latency_s > SLOW_BASELINE_S else self._repeats(estimate)
         job = self._job(plan, "pipeline", self.folder / "compile", repeats)
         job = job.model_copy(update={"reference_out": str(self.reference_dir)})
+        if budget_bytes is not None:
+            job = job.model_copy(update={"budget_bytes": budget_bytes})
         return self._finish(plan, estimate, job, limit_s)
 
     def measure(
@@ -204,7 +214,7 @@ class TrialDesk:
         limit_s = TRIAL_LIMIT_S if limit_s is None else min(limit_s, TRIAL_LIMIT_S)
         outcome = self._run(job, limit_s)
         result = outcome.result if isinstance(outcome.result, TrialResult) else None
-        failure = outcome.failure or self._over_budget(result)
+        failure = outcome.failure or _over_budget(result, job.budget_bytes)
         keep = failure is not None or self.request.keep_logs
         trial = Trial(
             rung=job.rung,
@@ -219,17 +229,6 @@ class TrialDesk:
             log=self._clean(outcome, keep=keep),
         )
         return Finished(trial, result)
-
-    def _over_budget(self, result: TrialResult | None) -> Failure | None:
-        """The allocator's cap leaves a margin for libraries; the budget itself does not."""
-        if result is None:
-            return None
-        peak = result.measurement.memory.peak_vram_bytes
-        if peak <= self.request.budget_bytes:
-            return None
-        budget = format_bytes(self.request.budget_bytes)
-        message = f"peak of {format_bytes(peak)} is over the budget of {budget}"
-        return Failure(kind="out_of_memory", message=message)
 
     def _quality(self, job: TrialJob, result: TrialResult) -> Quality | None:
         if job.reference_in is None:
@@ -252,6 +251,17 @@ class TrialDesk:
 
     def _on_sample(self, sample: Sample) -> None:
         self._listener(MemorySample(sample.device_growth_bytes, self.request.budget_bytes))
+
+
+def _over_budget(result: TrialResult | None, budget_bytes: int) -> Failure | None:
+    """The allocator's cap leaves a margin for libraries; the budget itself does not."""
+    if result is None:
+        return None
+    peak = result.measurement.memory.peak_vram_bytes
+    if peak <= budget_bytes:
+        return None
+    message = f"peak of {format_bytes(peak)} is over the budget of {format_bytes(budget_bytes)}"
+    return Failure(kind="out_of_memory", message=message)
 
 
 def _as_noise(timing: Timing) -> Timing:

@@ -18,6 +18,7 @@ from tuner.matching import Request
 
 if TYPE_CHECKING:
     from tuner.cost_model import CostModel
+    from tuner.experience import Experience
 
 
 class Foresight:
@@ -38,11 +39,14 @@ class Foresight:
     def estimate(self, plan: Plan, workload: Workload) -> Estimate:
         return self._cost_model.estimate(plan, workload)
 
-    def best(self, request: Request) -> Offer:
-        """The best plan that may be given out unmeasured, or why there is none."""
+    def best(self, request: Request, experience: Experience | None = None) -> Offer:
+        """The best plan that may be given out unmeasured and has nothing `against` it, or why there
+        is none."""
         from tuner.offers import Offers
 
-        return Offers(self._inventory, self._environment, self._cost_model).best(request)
+        against = None if experience is None else experience.against
+        offers = Offers(self._inventory, self._environment, self._cost_model, against)
+        return offers.best(request)
 
     @cached_property
     def _cost_model(self) -> CostModel:

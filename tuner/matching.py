@@ -34,7 +34,8 @@ class Request:
     `architecture` and `weights` are the inventory's digests where they are known (`weights` only if
     counted from the very weights). Without them a catalog or hub model is known by its name and
     revision; a local folder is not. `weights_source` says, for people, which commit in the hub's
-    cache `weights` are of. `host_budget_bytes` None: no limit. `strict`: exact or nothing.
+    cache `weights` are of, `asked_as` what the user called the model. `host_budget_bytes` None: no
+    limit. `strict`: exact or nothing.
     """
 
     model: ModelRef
@@ -47,6 +48,7 @@ class Request:
     architecture: str | None = None
     weights: str | None = None
     weights_source: str | None = None
+    asked_as: str | None = None
 
 
 @dataclass(frozen=True)

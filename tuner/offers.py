@@ -7,7 +7,7 @@ whole space is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -52,11 +52,13 @@ PLACEMENTS = ("resident", "model_offload", "group_offload", "sequential_offload"
 
 @dataclass(frozen=True)
 class Offers:
-    """Answers for one model on one machine."""
+    """Answers for one model on one machine. `against` says why a plan is not to be offered, of
+    those that fit the best predicted first."""
 
     inventory: ModelInventory
     environment: Environment
     cost_model: CostModel
+    against: Callable[[Plan], str | None] | None = None
 
     def best(self, request: Request) -> Offer:
         """The best by the request's objective, within its budgets and policy."""
@@ -94,7 +96,11 @@ class Offers:
         def order(item: Candidate) -> tuple[float, int]:
             return judge.estimated(item.plan, item.estimate), item.estimate.peak_vram_bytes
 
-        return min(self._fitting(request, plans), key=order, default=None)
+        fitting = self._fitting(request, plans)
+        if self.against is None:
+            return min(fitting, key=order, default=None)
+        ranked = sorted(fitting, key=order)
+        return next((item for item in ranked if self.against(item.plan) is None), None)
 
     def _fitting(self, request: Request, plans: Iterable[Plan]) -> Iterator[Candidate]:
         for item in self._candidates(request, plans):

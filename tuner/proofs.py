@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from registry.digest import short
 from registry.environment import Environment
@@ -16,6 +16,9 @@ from tuner.matching import MATCH_ORDER, Match, Request, covers, match, satisfies
 from tuner.objective import start_up_s
 from tuner.units import format_bytes
 
+if TYPE_CHECKING:
+    from tuner.experience import Experience
+
 
 class Predictions(Protocol):
     """What `tuner.foresight.Foresight` answers."""
@@ -24,7 +27,7 @@ class Predictions(Protocol):
 
     def estimate(self, plan: Plan, workload: Workload) -> Estimate: ...
 
-    def best(self, request: Request) -> Offer: ...
+    def best(self, request: Request, experience: Experience | None = None, /) -> Offer: ...
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ to write, after the answer is given.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from registry.base import Frozen
 from registry.environment import Environment
@@ -21,6 +22,9 @@ from tuner.matching import Request
 from tuner.proofs import Predictions, Proof, Proofs
 from tuner.shortage import shortage
 from tuner.units import exact_bytes, format_bytes
+
+if TYPE_CHECKING:
+    from tuner.experience import Experience
 
 __all__ = ["Answer", "Predictions", "Request", "resolve", "tune_command"]
 
@@ -72,10 +76,12 @@ def resolve(
     stored: Iterable[StoredRecord],
     environment: Environment,
     foresight: Predictions | None,
+    experience: Experience | None = None,
 ) -> Answer:
     """Among proved records within the budget and the policy the fastest of the best match kind.
 
-    `foresight` None: the model's inventory is unknown. Raises NoPlan where there is no answer (with
+    `foresight` None: the model's inventory is unknown. `experience`: what speaks against plans that
+    are only predicted. Raises NoPlan where there is no answer (with
     `strict`: none that is exact), and NothingFits where no plan can fit the budget.
     """
     proofs = Proofs(request, environment, foresight)
@@ -87,7 +93,7 @@ def resolve(
         return best
     if request.strict or foresight is None:
         raise _nothing_proved(request, foresight is not None, proofs.notes)
-    return _estimated(request, foresight, proofs.notes)
+    return _estimated(request, foresight, proofs.notes, experience)
 
 
 def _answer(proof: Proof, notes: Sequence[str]) -> Answer:
@@ -120,21 +126,33 @@ def _caveats(proof: Proof) -> Iterator[str]:
         yield CAVEATS[proof.match.kind]
 
 
-def _estimated(request: Request, foresight: Predictions, notes: Sequence[str]) -> Answer:
-    offer = foresight.best(request)
+def _estimated(
+    request: Request,
+    foresight: Predictions,
+    notes: Sequence[str],
+    experience: Experience | None,
+) -> Answer:
+    offer = foresight.best(request, experience)
+    known = () if experience is None else experience.notes
     if offer.candidate is None:
-        raise _nothing_to_offer(request, offer)
+        raise _nothing_to_offer(request, offer, known)
     return Answer(
         match="estimated",
         plan=offer.candidate.plan,
         estimate=offer.candidate.estimate,
-        notes=(CAVEATS["estimated"], *((offer.note,) if offer.note else ()), *notes),
+        notes=(CAVEATS["estimated"], *((offer.note,) if offer.note else ()), *known, *notes),
         retune_wanted=True,
     )
 
 
-def _nothing_to_offer(request: Request, offer: Offer) -> TunerError:
-    """Nothing fits, or nothing that may be given out unmeasured does."""
+def _nothing_to_offer(request: Request, offer: Offer, known: Sequence[str]) -> TunerError:
+    """Nothing fits, or nothing that may be given out unmeasured does, or all that would was tried
+    here in vain."""
+    if known:
+        return NoPlan(
+            f"no plan for {_question(request)}: {'; '.join(known)}",
+            hint=f"Look for one with: {tune_command(request)}",
+        )
     why = shortage(
         request.model.name,
         request.budget_bytes,
@@ -167,11 +185,12 @@ def _nothing_proved(request: Request, known: bool, notes: Sequence[str]) -> NoPl
 
 
 def tune_command(request: Request) -> str:
-    """The `tuner run` that would prove an exact answer. A local folder is named by its name."""
+    """The `tuner run` that would prove an exact answer."""
     shapes = request.workload.shapes
     sizes = dict.fromkeys(f"{shape.width}x{shape.height}" for shape in shapes)
     batches = dict.fromkeys(shape.batch_size for shape in shapes)
-    words = ["tuner run --model", request.model.name, "--vram", exact_bytes(request.budget_bytes)]
+    name = shlex.quote(request.asked_as or request.model.name)
+    words = ["tuner run --model", name, "--vram", exact_bytes(request.budget_bytes)]
     words += [f"--resolution {size}" for size in sizes]
     words += [f"--batch-size {size}" for size in batches if list(batches) != [1]]
     words += _beside_defaults(request)

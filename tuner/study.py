@@ -148,7 +148,11 @@ class _Study:
     def _tune(self) -> StudyOutcome:
         self._journal.stage("baseline")
         baseline = choose_baseline(
-            self._planning.baselines(), self._desk, self._journal, self._time_limit
+            self._planning.baselines(),
+            self._desk,
+            self._journal,
+            self._time_limit,
+            self._environment.hardware.vram_bytes,
         )
         self._learn_blocks(baseline)
         search = self._search(baseline)

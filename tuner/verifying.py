@@ -207,7 +207,9 @@ class Verifying:
     def _baseline(self) -> Measurement:
         """Today's reference of the pictures."""
         plan, estimate = self._record.baseline_plan, _as_estimate(self._record.baseline)
-        run = partial(self._desk.baseline, plan, estimate, None)
+        outside = estimate.peak_vram_bytes > self._record.budget_bytes
+        own = self._study.environment.hardware.vram_bytes if outside else None
+        run = partial(self._desk.baseline, plan, estimate, None, budget_bytes=own)
         trial = self._journal.trial("pipeline", plan, run)
         if trial.measurement is None:
             reason = trial.failure.message if trial.failure else "no result"

@@ -1,4 +1,4 @@
-"""What came of the last time that a record's plan was run again.
+"""What came of the last time that a record's plan was run again; trials are found by their plan.
 
 Nothing that was there is touched, so readers of 0_1_0 may still read.
 
@@ -29,6 +29,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("record_id", name=op.f("pk_verifications")),
     )
+    op.create_index(op.f("ix_trials_plan_digest"), "trials", ["plan_digest"], unique=False)
 
 
 def downgrade() -> None:

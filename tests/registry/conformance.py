@@ -78,6 +78,16 @@ class RegistryConformance:
         assert registry.trials(study.id) == tuple(tried)
         assert registry.trials(other.id) == ()
 
+    def test_trials_of_a_plan_are_found_in_every_study(self, registry: Registry) -> None:
+        study, other = begin(registry, "one"), begin(registry, "two")
+        plans = [samples.trial(number) for number in (1, 2)]
+        for row, trial in ((study, plans[0]), (study, plans[1]), (other, plans[0])):
+            registry.add_trial(row.id, trial)
+        digest = plans[0].plan.digest
+        assert registry.trials_of_plan(digest) == ((other, plans[0]), (study, plans[0]))
+        assert registry.trials_of_plan(digest, limit=1) == ((other, plans[0]),)
+        assert registry.trials_of_plan("f" * 64) == ()
+
     def test_a_trial_needs_its_study_and_its_log(self, registry: Registry) -> None:
         with pytest.raises(RecordNotFound, match="no study"):
             registry.add_trial("f" * 32, samples.trial())

@@ -13,7 +13,7 @@ import pytest
 from registry.client import open_registry
 from registry.environment import Environment
 from registry.errors import InvalidInput, NoPlan, NothingFits, UnknownModel, UntrustedArtifact
-from registry.record import ArtifactRef, TuningRecord
+from registry.record import ArtifactRef, Trial, TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import ModelRef
@@ -221,6 +221,8 @@ def test_bad_questions_are_refused_by_name(
         ({"policy": "strct"}, "strct"),
         ({"objective": "speed"}, "speed"),
         ({"weights": "trained"}, "trained"),
+        ({"gpu": True}, "gpu True is neither"),
+        ({"gpu": 0.5}, "gpu 0.5 is neither"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(
@@ -229,3 +231,33 @@ def test_a_value_that_cannot_be_used_is_named(
     given = {"vram": "2GB", **options}
     with pytest.raises(InvalidInput, match=named):
         get_plan("tiny-flux", height=64, width=64, **given)
+
+
+def test_a_plan_that_was_measured_as_too_large_is_not_predicted_to_fit(asker: Asker) -> None:
+    first = asker.ask(vram="90MB")
+    assert first.match == "estimated"
+    study = asker.registry.begin_study(
+        "identity",
+        model=first.model.ref,
+        workload=first.workload,
+        environment=first.environment,
+        request={"budget_bytes": 10**9},
+        now=example.NOW,
+    )
+    measured = example.measurement(5.0, 0.025, 95_000_000)
+    trial = Trial(plan=first.plan, rung="pipeline", measurement=measured, started_at=example.NOW)
+    asker.registry.add_trial(study.id, trial)
+    second = asker.ask(vram="90MB")
+    assert second.plan != first.plan
+    assert any("it needs 95.0 MB, over the 90.0 MB given" in note for note in second.notes)
+
+
+def test_the_command_that_would_help_names_the_folder_as_it_was_given(
+    asker: Asker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(NoPlan) as raised:
+        get_plan(str(folder), vram="2GB", height=64, width=64, gpu="cpu", registry=asker.path)
+    assert f"tuner run --model '{folder}' --vram 2GB" in str(raised.value)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from registry.errors import RegistryCorrupt, UntrustedArtifact
+from registry.errors import InvalidInput, RegistryCorrupt, UntrustedArtifact
+from registry.plan import PipelineOptions, Plan
 from registry.record import ArtifactRef
-from tuner.app import _load_artifacts
+from tuner.app import _load_artifacts, apply
 
 CACHE = ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=4)
 
@@ -47,3 +48,17 @@ def test_artifacts_of_another_environment_are_left_alone() -> None:
         raise AssertionError
 
     assert _load_artifacts(answer(never, apply=False)) == "none"
+
+
+@pytest.mark.parametrize("plan", [{"format": 1}, "a plan", None])
+def test_what_is_no_plan_is_refused_by_its_type(plan: Any) -> None:
+    with pytest.raises(InvalidInput, match="is not a plan") as raised:
+        apply(SimpleNamespace(components={}), plan)
+    assert "parse_plan" in str(raised.value)
+
+
+@pytest.mark.parametrize("pipe", ["a pipeline", None])
+def test_what_is_no_pipeline_is_refused_by_its_type(pipe: Any) -> None:
+    plan = Plan(pipeline=PipelineOptions(components={}))
+    with pytest.raises(InvalidInput, match=f"{type(pipe).__name__} is not a diffusers pipeline"):
+        apply(pipe, plan)

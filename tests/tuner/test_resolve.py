@@ -17,6 +17,7 @@ from registry.workload import ModelRef, Shape, Workload
 from tests.tuner.flux import cpu, flux, h200
 from tests.tuner.landscape import GB, START, estimate, make_plan, measurement, quality
 from tuner.candidate import Candidate, Offer
+from tuner.experience import Experience
 from tuner.foresight import Foresight
 from tuner.matching import Request
 from tuner.resolve import resolve, tune_command
@@ -49,7 +50,7 @@ class FakeForesight:
         share = pixels / (1024 * 1024)
         return estimate(100.0 * share, int(share * 8 * GB))
 
-    def best(self, request: Request) -> Offer:
+    def best(self, request: Request, _experience: Experience | None = None) -> Offer:
         self.requests.append(request)
         if self._best is None:
             return Offer(None, smallest_vram_bytes=30 * GB)

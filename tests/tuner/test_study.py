@@ -147,6 +147,29 @@ def test_no_baseline_fails_the_study(bench: StudyBench) -> None:
     assert len(bench.registry.studies()) == 2, "the next run starts afresh"
 
 
+def test_a_baseline_over_the_budget_is_the_reference_and_no_answer(tmp_path: Path) -> None:
+    """On a CPU nothing is offloaded: between int8's size and bf16's only quantized plans fit."""
+    bench = StudyBench(tmp_path, environment=flux.cpu())
+    bench.rule({"peak_bytes": 60_000_000})
+    bench.rule({"peak_bytes": 69_000_000}, scheme="none")
+    budget_bytes = 67_000_000
+    outcome = bench.run(budget_bytes=budget_bytes)
+    assert outcome.best is not None
+    assert outcome.best.baseline.memory.peak_vram_bytes == 69_000_000
+    assert any("does not fit the budget: it is measured outside" in note for note in outcome.notes)
+    for stored in bench.registry.candidates():
+        assert stored.record.measurement.memory.peak_vram_bytes <= budget_bytes
+    tried = [job for job in bench.jobs if job.get("baseline") or job.get("rung") == "replay"]
+    assert [job["scheme"] for job in tried].count("none") == 1
+
+
+def test_a_time_limit_before_the_baseline_is_named_as_the_reason(bench: StudyBench) -> None:
+    bench.clock.tick_s = 10.0
+    with pytest.raises(TrialFailed, match="the time limit came before the baseline") as raised:
+        bench.run(time_limit_s=1.0)
+    assert "--time-limit" in (raised.value.hint or "")
+
+
 def test_the_next_baseline_placement_is_tried(tmp_path: Path) -> None:
     bench = StudyBench(tmp_path, environment=flux.h200(torchao=None))
     bench.rule({"failure": "out_of_memory"}, baseline=True, placement="resident")

@@ -12,10 +12,12 @@ from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import ComponentPlan, Plan, StreamedBlocks
+from tuner.pipeline.attention import why_no_attention
+from tuner.pipeline.dtypes import DTYPES
 from tuner.pipeline.fuse import is_fused
 from tuner.pipeline.graphs import RecordedForward
 from tuner.pipeline.place import OFFLOADED, WHOLE_PIPELINE
-from tuner.pipeline.quantize import is_quantized
+from tuner.pipeline.quantize import is_quantized, why_no_scheme
 from tuner.pipeline.streaming import streamed_names
 
 
@@ -30,11 +32,12 @@ def check_plan(plan: Plan, pipe: Any, modules: Mapping[str, nn.Module], device: 
         )
     problems = [
         *_placement_problems(plan, modules, device),
-        *_attention_problems(plan, modules),
+        *_attention_problems(plan, modules, device),
         *_pipeline_problems(plan, pipe),
     ]
     for name, component in plan.pipeline.components.items():
         problems += _component_problems(name, modules[name], component, device)
+        problems += _scheme_problems(name, component, DTYPES[plan.pipeline.dtype], device)
     if problems:
         raise InvalidPlan("the plan does not fit this pipeline: " + "; ".join(problems))
 
@@ -54,12 +57,26 @@ def _placement_problems(
             yield f"{name} is placed by {kind}, which is for components that only encode"
 
 
-def _attention_problems(plan: Plan, modules: Mapping[str, nn.Module]) -> Iterable[str]:
+def _attention_problems(
+    plan: Plan, modules: Mapping[str, nn.Module], device: torch.device
+) -> Iterable[str]:
     backend = plan.pipeline.attention_backend
     if backend == "default":
         return
     if not any(takes_attention_backend(module) for module in modules.values()):
         yield f"attention backend {backend!r} reaches no attention of this pipeline"
+    reason = why_no_attention(backend, device)
+    if reason is not None:
+        yield f"attention backend {backend!r} does not run here: {reason}"
+
+
+def _scheme_problems(
+    name: str, plan: ComponentPlan, dtype: torch.dtype, device: torch.device
+) -> Iterable[str]:
+    for scheme in sorted(plan.quantization.schemes - {"none"}):
+        reason = why_no_scheme(scheme, dtype, device)
+        if reason is not None:
+            yield f"{name} cannot be quantized to {scheme} here: {reason}"
 
 
 def _pipeline_problems(plan: Plan, pipe: Any) -> Iterable[str]:

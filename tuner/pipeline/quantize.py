@@ -5,12 +5,20 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from registry.errors import InvalidPlan
 from registry.plan import LayerScheme, Quantization
 from tuner.layers import ACTIVATION_FLOOR, takes_shape
+
+FLOAT8_ARITHMETIC: frozenset[LayerScheme] = frozenset(
+    {"float8_dynamic_tensor", "float8_dynamic_row", "float8_static_tensor"}
+)
+FLOAT8_CAPABILITY = (8, 9)
+PROBE_FEATURES = 256
+"""Of a layer that every scheme takes."""
 
 
 def scheme_config(scheme: LayerScheme) -> Any:
@@ -87,6 +95,32 @@ def quantize_layer(name: str, layer: nn.Linear, scheme: LayerScheme) -> None:
         raise InvalidPlan(f"torchao left {name!r} of shape {shape} unquantized under {scheme!r}")
     for parameter in layer.parameters():
         parameter.requires_grad_(False)
+
+
+def why_no_scheme(scheme: LayerScheme, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why no layer can be quantized so in this process. On a CPU torchao is asked with a small
+    layer; a GPU's answer is its compute capability, and costs it no memory."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "there is no GPU"
+    if device.type == "cuda":
+        return _why_no_float8(scheme, dtype, torch.cuda.get_device_capability(device))
+    layer = nn.Linear(PROBE_FEATURES, PROBE_FEATURES, bias=False, dtype=dtype)
+    try:
+        quantize_layer("a layer", layer, scheme)
+    except InvalidPlan as error:
+        return error.message
+    return None
+
+
+def _why_no_float8(
+    scheme: LayerScheme, dtype: torch.dtype, capability: tuple[int, int]
+) -> str | None:
+    if scheme in FLOAT8_ARITHMETIC and capability < FLOAT8_CAPABILITY:
+        own, needed = (".".join(map(str, item)) for item in (capability, FLOAT8_CAPABILITY))
+        return f"it needs a GPU of compute capability {needed}, and this one has {own}"
+    if scheme == "float8_dynamic_row" and dtype != torch.bfloat16:
+        return "torchao takes bfloat16 alone for it"
+    return None
 
 
 def layer_types(module: nn.Module) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ from tests.tuner.pipeline.tiny import (
 from tuner.model_spec import ModelSpec
 from tuner.pipeline import apply as engine
 from tuner.pipeline import process_options
+from tuner.pipeline.attention import why_no_attention
 from tuner.pipeline.place import pipeline_modules
 from tuner.pipeline.quantize import layer_types, quantize_layer
 
@@ -114,6 +116,48 @@ CONFLICTS: list[tuple[Callable[[Any], None], str]] = [
     (fused, "has its QKV projections already fused"),
     (with_lora, "carries LoRA layers"),
 ]
+
+
+def with_scheme(scheme: Any) -> Plan:
+    return plan({"transformer": ComponentPlan(quantization=Quantization(scheme=scheme))})
+
+
+def with_attention(backend: Any) -> Plan:
+    pipeline = with_scheme("int8_weight_only").pipeline
+    changed = pipeline.model_copy(update={"attention_backend": backend})
+    process = ProcessOptions(float32_matmul_precision="high")
+    return Plan(process=process, pipeline=changed)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        (with_attention("_native_cudnn"), "'_native_cudnn' does not run here: it needs an NVIDIA"),
+        (with_attention("cudnn_fp8"), "'cudnn_fp8' does not run here: it needs an NVIDIA GPU"),
+        (with_attention("sage"), "'sage' does not run here"),
+        (with_attention("xformers"), "'xformers' does not run here"),
+        (
+            with_scheme("float8_dynamic_row"),
+            "transformer cannot be quantized to float8_dynamic_row",
+        ),
+    ],
+    ids=["cudnn", "float8 attention", "sage", "xformers", "float8"],
+)
+def test_a_plan_of_another_machine_changes_nothing(chosen: Plan, reason: str) -> None:
+    """Each would be refused only half-way by the libraries."""
+    pipe = load(FLUX)
+    before = {name: (id(item), item.dtype) for name, item in parameters(pipe).items()}
+    with pytest.raises(InvalidPlan, match=re.escape(reason)):
+        engine.apply(pipe, chosen, CPU)
+    assert {name: (id(item), item.dtype) for name, item in parameters(pipe).items()} == before
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_backend_whose_package_is_missing_is_refused_on_a_gpu_too() -> None:
+    gpu = torch.device("cuda")
+    assert "sage" in (why_no_attention("sage", gpu) or "").lower()
+    assert "nvidia-cudnn-frontend" in (why_no_attention("cudnn_fp8", gpu) or "")
+    assert why_no_attention("_native_flash", gpu) is None
 
 
 @pytest.mark.parametrize(
