@@ -212,6 +212,12 @@ class Registry:
         with self._database.write() as connection:
             return versions.revoke(connection, record_id, reason, now)
 
+    def revoked_reason(self, record_id: str) -> str | None:
+        """Why a record was taken out of service, damaged or not; None where it was not. Raises
+        RecordNotFound."""
+        with self._database.read() as connection:
+            return versions.revoked_reason(connection, record_id)
+
     def rollback(self, record_id: str, *, now: datetime) -> StoredRecord:
         """Revoke a record and put the version before it into service: see `registry.versions`."""
         with self._database.write() as connection:

@@ -40,6 +40,13 @@ def revoke(connection: Connection, prefix: str, reason: str, now: datetime) -> s
     return record_id
 
 
+def revoked_reason(connection: Connection, prefix: str) -> str | None:
+    """Raises RecordNotFound."""
+    query = select(RECORDS.c.revoked_reason).where(RECORDS.c.id == find_id(connection, prefix))
+    reason: str | None = connection.scalar(query)
+    return reason
+
+
 def rollback(connection: Connection, prefix: str, now: datetime) -> StoredRecord:
     """Revoke R and put the version before it into service; what is in service now.
 

@@ -90,6 +90,18 @@ def _tried(
         limit_s, estimate = time_limit.remaining_s, candidate.estimate
         run = partial(desk.baseline, plan, estimate, limit_s, budget_bytes=budget_bytes)
         trial = journal.trial("pipeline", plan, run)
+        if _crashed(trial) and not time_limit.is_over:
+            journal.note(f"{label}: its worker crashed; once more, since all else waits for it")
+            trial = journal.trial("pipeline", plan, run)
     if trial.measurement is not None:
         return trial, ""
-    return None, f"{label}: {trial.failure.message if trial.failure else 'no result'}"
+    return None, f"{label}: {_first_line(trial)}"
+
+
+def _crashed(trial: Trial) -> bool:
+    return trial.failure is not None and trial.failure.kind == "crashed"
+
+
+def _first_line(trial: Trial) -> str:
+    message = trial.failure.message if trial.failure else ""
+    return message.splitlines()[0] if message else "no result"

@@ -25,7 +25,7 @@ class Journal:
         self.audited = tuple(trial for trial in before if trial.dropped is not None)
         self._registry, self._study_id = registry, study_id
         self._inventory, self._listener = inventory, listener
-        self._started = 0
+        self._started = len(before)
         self._notes: list[str] = []
 
     @property

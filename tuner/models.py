@@ -22,6 +22,8 @@ def resolve_model(
     Raises UnknownModel for anything else and InvalidInput for random weights of a hub model,
     whose configs are not known here. Nothing is downloaded.
     """
+    if not name.strip():
+        raise UnknownModel("no model is named", hint="`tuner models` lists the catalog.")
     if name in catalog.names():
         return _from_catalog(name, weights, revision, seed)
     path = Path(name).expanduser()

@@ -11,6 +11,7 @@ from registry.plan import Plan
 from registry.record import ArtifactRef, Measurement, Quality, RecordKey, Trial, TuningRecord
 from tuner.request import StudyRequest
 from tuner.search import Proven
+from tuner.units import format_seconds
 
 
 def make_record(
@@ -77,3 +78,27 @@ def record_key(
         runtime=environment.runtime.digest,
         plan=plan.digest,
     )
+
+
+def why_nothing(trials: Sequence[Trial], limit_s: float | None) -> str:
+    """How far a study came that proved nothing; `limit_s` where its time limit is near, else None:
+    then there was nothing left to try."""
+    timed = {trial.plan.digest for trial in trials if trial.measurement is not None}
+    rejected = {trial.plan.digest for trial in trials if _was_rejected(trial)}
+    unrepeated = [trial for trial in trials if trial.rung == "replay" and trial.failure is not None]
+    parts = [f"{len(timed)} plans ran"]
+    if rejected:
+        parts.append(f"{len(rejected)} lost the picture")
+    if unrepeated:
+        parts.append(f"{len(unrepeated)} replays did not repeat what was measured")
+    ended = (
+        "nothing was left to try"
+        if limit_s is None
+        else f"the time limit of {format_seconds(limit_s)} left none for more"
+    )
+    return "; ".join((*parts, ended))
+
+
+def _was_rejected(trial: Trial) -> bool:
+    lost = trial.failure is not None and trial.failure.kind == "rejected_quality"
+    return lost or (trial.quality is not None and not trial.quality.passed)

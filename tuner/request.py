@@ -90,7 +90,7 @@ class StudyOutcome:
     """How a study ended. `published` are record ids, best first; `best` is the first of them.
     `untried` are one-line labels of what was not measured; `notes` are for people. `hidden_s` of
     starting workers passed while other trials ran, over all runs of the study. `audit` is there
-    where one was asked for."""
+    where one was asked for. `why_nothing` says how far a study came that published nothing."""
 
     study_id: str
     published: tuple[str, ...]
@@ -101,3 +101,4 @@ class StudyOutcome:
     notes: tuple[str, ...] = field(default=())
     hidden_s: float = 0.0
     audit: AuditReport | None = None
+    why_nothing: str | None = None

@@ -35,7 +35,7 @@ from tuner.journal import Journal
 from tuner.mixing import Mixture, mixtures_of
 from tuner.planning import Planning, refuse_if_nothing_fits
 from tuner.protocol import TimingTarget
-from tuner.publishing import make_record
+from tuner.publishing import make_record, why_nothing
 from tuner.replay import Replayer, standing
 from tuner.request import StudyOutcome, StudyRequest
 from tuner.runner import Runner
@@ -259,6 +259,7 @@ class _Study:
             hidden_s=hidden_s,
             untried=tuple(f"{label}: {reason}" for label, reason in idle),
             notes=notes,
+            why_nothing=None if records else why_nothing(trials, self._desk.request.time_limit_s),
         )
 
     def _audited(self, outcome: StudyOutcome, search: Search, baseline: Trial) -> StudyOutcome:

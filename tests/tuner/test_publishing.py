@@ -10,7 +10,7 @@ from registry.record import ArtifactRef
 from tests.tuner import flux, landscape
 from tests.tuner.study_bench import GB
 from tuner.models import resolve_model
-from tuner.publishing import make_record, measured, record_key
+from tuner.publishing import make_record, measured, record_key, why_nothing
 from tuner.request import StudyRequest
 from tuner.search import Proven
 
@@ -95,3 +95,16 @@ def test_the_reference_passes_by_being_it() -> None:
 def test_a_failed_trial_has_no_figures() -> None:
     with pytest.raises(ValueError, match=f"pipeline trial of {FAST.digest} measured nothing"):
         measured(landscape.trial("pipeline", FAST, failure="crashed"))
+
+
+def test_how_far_a_study_came_that_proved_nothing() -> None:
+    trials = [
+        BASELINE,
+        landscape.trial("denoiser", FAST, failure="rejected_quality"),
+        landscape.trial("replay", PLAIN, failure="timing"),
+    ]
+    assert why_nothing(trials, 45.0) == (
+        "1 plans ran; 1 lost the picture; 1 replays did not repeat what was measured; "
+        "the time limit of 45.0 s left none for more"
+    )
+    assert why_nothing(trials[:1], None) == "1 plans ran; nothing was left to try"

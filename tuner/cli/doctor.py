@@ -11,6 +11,8 @@ from tuner.cli.options import gpu_option, json_option, registry_option
 from tuner.cli.output import print_json, print_rich
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tuner.capabilities import Capability, Missing
     from tuner.config import Settings
     from tuner.detect import Detection
@@ -34,7 +36,12 @@ def command(gpu: str | None, as_json: bool, registry_url: str | None) -> int:
     settings = settings_for(registry_url)
     detection = detect(gpu, settings=settings)
     absent = missing(detection.environment)
-    problems = (*detection.problems, *_unusable(detection), *_registry_problem(settings))
+    problems = (
+        *detection.problems,
+        *_unusable(detection),
+        *_registry_problem(settings),
+        *_folder_problems(settings),
+    )
     healthy = not problems and not any(item.required for item in absent)
     report: dict[str, Any] = {
         "healthy": healthy,
@@ -86,6 +93,22 @@ def _registry_problem(settings: Settings) -> tuple[str, ...]:
     except RegistryError as error:
         return (str(error),)
     return ()
+
+
+def _folder_problems(settings: Settings) -> Iterator[str]:
+    """Folders that a run writes to and could not. They are made with their first file, so what is
+    there of them is tried; permissions alone say little (root, full or read-only file systems)."""
+    from tempfile import TemporaryDirectory
+
+    from tuner.config import HOME_VARIABLE
+
+    for folder in (settings.data_dir, settings.cache_dir, settings.config_dir):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        try:
+            TemporaryDirectory(dir=there).cleanup()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            yield f"{folder} cannot be written ({reason}): {HOME_VARIABLE} names another place"
 
 
 def _print(

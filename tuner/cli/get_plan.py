@@ -8,19 +8,19 @@ import click
 
 from registry.errors import NoPlan
 from tuner.cli.options import (
-    RESOLUTION,
+    batch_sizes_option,
     gpu_option,
     host_memory_option,
     model_option,
     objective_option,
     policy_option,
     registry_option,
+    resolutions_option,
     revision_option,
     vram_option,
     weights_option,
 )
 from tuner.cli.output import print_json
-from tuner.shapes import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from registry.workload import Workload
@@ -32,19 +32,8 @@ if TYPE_CHECKING:
 @model_option()
 @vram_option()
 @host_memory_option()
-@click.option(
-    "--resolution",
-    metavar="WIDTHxHEIGHT",
-    type=RESOLUTION,
-    help="Picture size as WIDTHxHEIGHT.  [default: the model's own]",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, MAX_BATCH_SIZE),
-    default=1,
-    show_default=True,
-    help="Pictures a request.",
-)
+@resolutions_option()
+@batch_sizes_option()
 @weights_option()
 @revision_option()
 @policy_option()
@@ -69,19 +58,20 @@ if TYPE_CHECKING:
 def command(
     model: str,
     budget_bytes: int,
-    resolution: Size | None,
-    batch_size: int,
+    resolutions: tuple[Size, ...],
+    batch_sizes: tuple[int, ...],
     form: str,
     **options: Any,
 ) -> None:
     """Print the best plan known for a model on this machine within a memory budget.
 
-    The answer says how it matched: exact, architecture, resolution, stale or estimated. Nothing is
-    measured here, and torch is not imported.
+    Several --resolution and --batch-size are one workload, as for `tuner run`. The answer says how
+    it matched: exact, architecture, resolution, stale or estimated. Nothing is measured here, and
+    torch is not imported.
     """
     from tuner.answers import find_plan, note_miss
 
-    workload, asked = question(model, resolution, batch_size, options)
+    workload, asked = question(model, resolutions, batch_sizes, options)
     try:
         answer = find_plan(model, budget_bytes, workload, asked)
     except NoPlan:
@@ -97,7 +87,10 @@ def command(
 
 
 def question(
-    model: str, resolution: Size | None, batch_size: int, options: dict[str, Any]
+    model: str,
+    resolutions: tuple[Size, ...],
+    batch_sizes: tuple[int, ...],
+    options: dict[str, Any],
 ) -> tuple[Workload, PlanOptions]:
     """Of the command's options. Raises UsageError and what `resolve_model` raises."""
     from tuner.answers import PlanOptions
@@ -105,7 +98,7 @@ def question(
     from tuner.models import resolve_model
 
     spec = resolve_model(model, weights=options["weights"], revision=options["revision"])
-    workload = workload_for(spec, (resolution,) if resolution else (), (batch_size,))
+    workload = workload_for(spec, resolutions, batch_sizes)
     return workload, PlanOptions(
         registry=options["registry_url"],
         gpu=options["gpu"],

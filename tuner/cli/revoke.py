@@ -16,5 +16,11 @@ from tuner.cli.options import registry_option
 @registry_option()
 def command(record: str, reason: str, registry_url: str | None) -> None:
     """Take RECORD out of service: no `get-plan` answers with it any more. It stays in history."""
-    record_id = opened(registry_url).revoke(record, reason=reason, now=datetime.now(UTC))
-    click.echo(f"revoked {record_id}: {reason}")
+    if not reason.strip():
+        raise click.UsageError("--reason is empty: say why, for those who find the record later")
+    registry = opened(registry_url)
+    record_id = registry.revoke(record, reason=reason, now=datetime.now(UTC))
+    kept = registry.revoked_reason(record_id)
+    click.echo(f"revoked {record_id}: {kept}")
+    if kept != reason:
+        click.echo("It was revoked before; the first reason stays.", err=True)

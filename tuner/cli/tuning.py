@@ -196,9 +196,13 @@ def interrupted(state: RunState) -> Interrupted:
             f"interrupted in its audit: the answer of study {state.study_id[:12]} is published",
             hint="Run the same command again to go on with the audit.",
         )
+    kept = (
+        "1 finished trial is"
+        if state.all_trials == 1
+        else f"{state.all_trials} finished trials are"
+    )
     return Interrupted(
-        f"interrupted: {state.all_trials} finished trials are kept in study {state.study_id[:12]}; "
-        "nothing of it was published",
+        f"interrupted: {kept} kept in study {state.study_id[:12]}; nothing of it was published",
         hint="Run the same command again to continue.",
     )
 

@@ -33,6 +33,7 @@ def as_data(outcome: StudyOutcome) -> dict[str, Any]:
         "start_up_hidden_s": outcome.hidden_s,
         "untried": list(outcome.untried),
         "notes": list(outcome.notes),
+        "why_nothing": outcome.why_nothing,
         "audit": None if outcome.audit is None else outcome.audit.as_json(),
     }
 
@@ -40,7 +41,7 @@ def as_data(outcome: StudyOutcome) -> dict[str, Any]:
 def parts(outcome: StudyOutcome) -> Iterator[RenderableType]:
     """The winner beside the baseline, what else was published, and what was not tried."""
     if outcome.best is None:
-        yield Text("Nothing could be proved within the budget, the policy and the time.", "yellow")
+        yield Text(f"Nothing could be proved: {outcome.why_nothing or 'no trial ran'}.", "yellow")
     else:
         yield from _winner(outcome.best, outcome)
     yield from (Text(f"note: {note}") for note in outcome.notes)

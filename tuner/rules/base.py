@@ -101,7 +101,8 @@ class Violation:
 
     def __str__(self) -> str:
         where = f"{self.component}: " if self.component else ""
-        return f"{where}{self.reason} ({self.source})"
+        public = [text for text in self.source.split("; ") if not text.startswith("tests/")]
+        return f"{where}{self.reason}" + (f" ({'; '.join(public)})" if public else "")
 
 
 def violation(rule: Rule[Subject], component: str | None = None) -> Violation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from registry.record import PeakMemory
 from tuner.search.entry import Entry
 from tuner.search.prospects import Prospects, Vector
 
@@ -15,6 +16,15 @@ be to count as better there: under this it is measurement noise or of no use to 
 def covered(vector: Vector, by: Vector) -> bool:
     """Whether `by` is as good as `vector` in every part, or so nearly that nobody would mind."""
     return all(b <= v * same for v, b, same in zip(vector, by, SAME, strict=True))
+
+
+def is_no_larger(memory: PeakMemory, *, than: PeakMemory) -> bool:
+    """On the device and on the host, or so little that nobody would mind."""
+    device, host = SAME[:2]
+    return (
+        memory.peak_vram_bytes <= than.peak_vram_bytes * device
+        and memory.host_peak_bytes <= than.host_peak_bytes * host
+    )
 
 
 def uncovered(view: Prospects, entries: Iterable[Entry]) -> tuple[Entry, ...]:

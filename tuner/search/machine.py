@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.plan import Plan
-from registry.record import Objective, Trial
+from registry.record import Measurement, Objective, Trial
 from registry.workload import Workload
 from tuner.candidate import Candidate
 from tuner.objective import Judge
 from tuner.search.entry import Entry, make_entry
-from tuner.search.finalists import uncovered
+from tuner.search.finalists import is_no_larger, uncovered
 from tuner.search.ledger import Ledger
 from tuner.search.parts import ANYTIME, EXHAUSTIVE, WHOLE, Parts
 from tuner.search.proposal import Known, Proposal, Proven, Standing, Untried, UntriedKind
@@ -102,8 +102,10 @@ class Search:
         return None
 
     def proven(self) -> tuple[Proven, ...]:
-        """Replayed finalists that no other dominates, best first."""
-        found = (self._proven(entry) for entry in uncovered(self._view, self._replayed()))
+        """Replayed finalists that no other dominates, best first. A plan that the reference beat in
+        the same run, at no more memory, is no answer, though the reference's own replay failed."""
+        kept = uncovered(self._view, self._replayed())
+        found = (self._proven(entry) for entry in kept if not self._loses_to_reference(entry))
         return tuple(item for item in found if item is not None)
 
     def in_doubt(self) -> tuple[Plan, ...]:
@@ -137,6 +139,22 @@ class Search:
     def _replayed(self) -> list[Entry]:
         """Entries that passed the gate and whose replay repeated it."""
         return [entry for entry in self._entries if self._view.replayed(entry)]
+
+    def _loses_to_reference(self, entry: Entry) -> bool:
+        """By the reference's own proof, whatever became of its replay."""
+        if self._reference is None or entry.digest == self._reference:
+            return False
+        ours = self._ledger.measurement("pipeline", self._reference)
+        theirs = self._ledger.measurement("pipeline", entry.digest)
+        if ours is None or theirs is None or self._is_over_budget(ours):
+            return False
+        scores = self._judge.measured(ours), self._judge.measured(theirs)
+        slower = scores[0] is not None and scores[1] is not None and scores[0].beats(scores[1])
+        return slower and is_no_larger(ours.memory, than=theirs.memory)
+
+    def _is_over_budget(self, measured: Measurement) -> bool:
+        budget_bytes = self._budget_bytes
+        return budget_bytes is not None and measured.memory.peak_vram_bytes > budget_bytes
 
     def _proven(self, entry: Entry) -> Proven | None:
         trial = self._ledger.get("pipeline", entry.digest)

@@ -164,7 +164,7 @@ class Stages:
             return None
         winner, leader = self._view.winner, self._view.leader
         for entry, rungs in ((winner, PROOF[1:]), (leader, PROOF)):
-            if entry is None or entry.digest == self._view.reference:
+            if entry is None or (entry.digest == self._view.reference and rungs == PROOF):
                 continue
             done = self._ledger.get(rungs[0], entry.digest) is not None
             if not done and remaining_s >= LAST_SHARE * self._cost_s(entry, rungs):

@@ -58,6 +58,16 @@ def test_doctor_tells_of_a_registry_that_cannot_be_used(
     assert str(broken) in problem
 
 
+def test_doctor_tells_of_a_home_that_cannot_be_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("TUNER_HOME", "/proc/nope")
+    assert run(["doctor", "--gpu", "cpu", "--json"]) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert len([text for text in problems if text.startswith("/proc/nope/")]) == 3
+    assert "TUNER_HOME names another place" in problems[0]
+
+
 def test_doctor_of_a_gpu_that_is_not_there(home: Path, capsys: Captured) -> None:
     assert run(["doctor", "--gpu", "77"]) in {DeviceError.exit_code, InvalidInput.exit_code}
     assert "'77'" in capsys.readouterr().err

@@ -556,6 +556,18 @@ def test_the_reference_is_proved_where_nothing_beats_it() -> None:
     assert (proposal.rung, proposal.plan) == ("replay", BASE)
 
 
+def test_what_the_reference_beat_is_no_answer_though_its_own_replay_failed() -> None:
+    """A machine that others load more and more as the run goes on."""
+    search = make_search({INT8: 140.0, LEAN: 300.0})
+    for plan, peak_bytes in ((INT8, 24 * GB), (LEAN, 4 * GB)):
+        tell(search, "denoiser", plan, 300.0, peak_bytes=peak_bytes)
+        tell(search, "pipeline", plan, 300.0, peak_bytes=peak_bytes)
+        tell(search, "replay", plan, 300.0, peak_bytes=peak_bytes)
+    search.tell(trial("replay", BASE, failure="timing"))
+
+    assert [item.plan for item in search.proven()] == [LEAN], "slower, and of use: it is smaller"
+
+
 # Time
 
 
@@ -679,6 +691,14 @@ def test_time_too_short_for_a_sure_proof_is_spent_on_an_unsure_one() -> None:
     proposal = ask(search, 40.0)
     assert (proposal.rung, proposal.plan, proposal.limit_s) == ("replay", FAST, 40.0)
     assert search.ask(10.0) is None
+
+
+def test_with_nothing_better_the_time_left_may_still_prove_the_reference() -> None:
+    search = make_search({INT8: 140.0})
+    tell(search, "denoiser", INT8, 400.0)
+
+    proposal = ask(search, 40.0)
+    assert (proposal.rung, proposal.plan, proposal.limit_s) == ("replay", BASE, 40.0)
 
 
 # Finalists near each other
