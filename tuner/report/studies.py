@@ -22,6 +22,10 @@ OWN_TABLES = ("audit", SUMMARY_KEY)
 """Parts of a summary that have tables of their own."""
 
 
+SECONDS = "_s"
+"""What names of times in seconds end in."""
+
+
 def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
     """What was asked, where, how it stands and what it concluded, in two columns."""
     failed = sum(trial.failure is not None for trial in trials)
@@ -37,18 +41,20 @@ def study_summary(study: StudyRow, trials: Sequence[Trial]) -> Table:
         "Trials": f"{len(trials)}, {failed} failed, {format_seconds(spent_s)} of measuring",
     }
     summary = {n: value for n, value in (study.summary or {}).items() if n not in OWN_TABLES}
-    concluded = {_title(name): _text(value) for name, value in summary.items()}
+    concluded = {_title(name): _text(name, value) for name, value in summary.items()}
     return facts(
         {**own, **{name: text for name, text in concluded.items() if text and name not in own}}
     )
 
 
-def _text(value: Any) -> str:
+def _text(name: str, value: Any) -> str:
+    if name.endswith(SECONDS) and isinstance(value, int | float):
+        return format_seconds(value)
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return name.removesuffix(SECONDS).replace("_", " ").capitalize()
 
 
 def studies_table(studies: Iterable[StudyRow]) -> Table:
