@@ -37,12 +37,14 @@ class Lease:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A running job as it was seen: `renewals` stands still where nobody keeps the lease."""
+    """A running job as it was seen: `renewals` stands still where nobody keeps the lease, which
+    lasts `lease_s` without one, as its owner has said."""
 
     job_id: int
     token: int
     renewals: int
     owner: str
+    lease_s: float
 
 
 def acquire(
@@ -74,7 +76,7 @@ def acquire(
         return None
     token = job.token + 1
     values = {"status": "running", "acquired_by": owner, "token": token, "renewals": 0}
-    values |= {"acquired_until": to_time(now + duration), "attempts": JOBS.c.attempts + 1}
+    values |= {"attempts": JOBS.c.attempts + 1, **_lasting(now, duration)}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
     return Lease(get(connection, job.id), token)
 
@@ -89,8 +91,12 @@ def _first_readable(rows: Iterable[AnyRow]) -> Job | None:
 
 def extend(connection: Connection, lease: Lease, now: datetime, duration: timedelta) -> None:
     """A heartbeat. Raises LeaseLost."""
-    until = to_time(now + duration)
-    _change(connection, lease, {"acquired_until": until, "renewals": JOBS.c.renewals + 1})
+    values = {"renewals": JOBS.c.renewals + 1, **_lasting(now, duration)}
+    _change(connection, lease, values)
+
+
+def _lasting(now: datetime, duration: timedelta) -> dict[str, Any]:
+    return {"acquired_until": to_time(now + duration), "lease_s": duration.total_seconds()}
 
 
 def note_study(connection: Connection, lease: Lease, study_id: str) -> None:
@@ -130,13 +136,14 @@ def hand_back(
 
 def sightings(connection: Connection) -> tuple[Sighting, ...]:
     """Every running job, to be watched."""
-    columns = (JOBS.c.id, JOBS.c.token, JOBS.c.renewals, JOBS.c.acquired_by)
+    columns = (JOBS.c.id, JOBS.c.token, JOBS.c.renewals, JOBS.c.acquired_by, JOBS.c.lease_s)
     query = select(*columns).where(JOBS.c.status == "running").order_by(JOBS.c.id)
     return tuple(Sighting(*row) for row in connection.execute(query))
 
 
 def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tuple[Job, ...]:
-    """Queue the jobs again whose leases are still exactly as they were seen."""
+    """Queue the jobs again whose leases are still exactly as they were seen. A damaged job is
+    queued too, and left out of the answer."""
     reaped = []
     for seen in lost:
         unchanged = (
@@ -148,8 +155,8 @@ def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tup
         values = {"status": "queued", "token": seen.token + 1, "available_at": to_time(now), **FREE}
         values["message"] = f"the process that worked at it is gone ({seen.owner})"
         if connection.execute(update(JOBS).where(*unchanged).values(**values)).rowcount:
-            reaped.append(get(connection, seen.job_id))
-    return tuple(reaped)
+            reaped.append(seen.job_id)
+    return readable(connection.execute(select(JOBS).where(JOBS.c.id.in_(reaped))), job_of)
 
 
 def back_off(failures: int) -> timedelta:

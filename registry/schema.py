@@ -231,6 +231,7 @@ JOBS = Table(
     Column("acquired_until", TIME),
     Column("token", Integer, nullable=False),
     Column("renewals", Integer, nullable=False),
+    Column("lease_s", Float, nullable=False),
     Column("study_id", ForeignKey("studies.id")),
     Column("message", Text),
     Column("body", LargeBinary, nullable=False),
@@ -252,4 +253,5 @@ JOBS = Table(
     sqlite_autoincrement=True,
 )
 """What a daemon shall tune. `token` grows whenever a job is acquired or taken away: who holds an
-older one may no longer write (a fencing token). `renewals` counts heartbeats of one lease."""
+older one may no longer write (a fencing token). `renewals` counts heartbeats of one lease, which
+lasts `lease_s` after each."""

@@ -45,6 +45,7 @@ def create_jobs() -> None:
         sa.Column("acquired_until", sa.String(length=32), nullable=True),
         sa.Column("token", sa.Integer(), nullable=False),
         sa.Column("renewals", sa.Integer(), nullable=False),
+        sa.Column("lease_s", sa.Float(), nullable=False),
         sa.Column("study_id", sa.String(length=32), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),

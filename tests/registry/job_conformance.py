@@ -168,6 +168,13 @@ class JobConformance:
         jobs.finish(new, message="once", now=later(4))
         assert jobs.get(new.job.id).message == "once"
 
+    def test_a_sighting_says_how_long_the_lease_lasts(self, jobs: JobQueue) -> None:
+        enqueue(jobs)
+        lease = held(jobs)
+        assert [seen.lease_s for seen in jobs.sightings()] == [DURATION.total_seconds()]
+        jobs.extend(lease, now=later(1), duration=5 * DURATION)
+        assert [seen.lease_s for seen in jobs.sightings()] == [5 * DURATION.total_seconds()]
+
     def test_a_renewed_lease_is_not_reaped(self, jobs: JobQueue) -> None:
         enqueue(jobs)
         lease = held(jobs)
@@ -206,10 +213,12 @@ class JobConformance:
     def test_a_cancelled_job_is_taken_from_its_owner(self, jobs: JobQueue) -> None:
         enqueue(jobs)
         lease = held(jobs)
-        assert jobs.cancel(lease.job.id, now=later(1)).status == "cancelled"
+        jobs.cancel(lease.job.id, now=later(1))
         with pytest.raises(LeaseLost, match="cancelled"):
             jobs.extend(lease, now=later(2), duration=DURATION)
-        assert jobs.cancel(lease.job.id, now=later(3)).ended_at == later(1)
+        jobs.cancel(lease.job.id, now=later(3))
+        job = jobs.get(lease.job.id)
+        assert (job.status, job.ended_at, job.acquired_by) == ("cancelled", later(1), None)
         assert acquire(jobs) is None
 
     def test_a_job_that_ended_cannot_be_steered(self, jobs: JobQueue) -> None:
@@ -228,7 +237,8 @@ class JobConformance:
         assert held(jobs).job.id == other.id
         assert acquire(jobs) is None
         jobs.resume(job.id, now=NOW)
-        assert held(jobs).job.id == job.id
+        lease = held(jobs)
+        assert (lease.job.id, lease.job.attempts) == (job.id, 1), "stopped at a wish is no attempt"
 
     def test_resuming_ends_the_wait_after_a_failure(self, jobs: JobQueue) -> None:
         job = enqueue(jobs)
@@ -247,4 +257,5 @@ class JobConformance:
         assert acquire(jobs, at=later(2)) is None
         jobs.resume(now=later(3))
         assert jobs.paused_since() is None
-        assert held(jobs, at=later(3)).job.id == lease.job.id
+        again = held(jobs, at=later(3))
+        assert (again.job.id, again.job.attempts) == (lease.job.id, 1)

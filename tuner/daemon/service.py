@@ -84,7 +84,7 @@ class Service:
         self._post, self._clock, self._closed, self._wake = post, clock, closed, wake
         self._queue = post.registry.jobs
         self._owner = own_name()
-        self._watch = LeaseWatch(config.lease, clock.monotonic_s, is_gone)
+        self._watch = LeaseWatch(clock.monotonic_s, is_gone)
         self._working: Working | None = None
         self._why_closed: str | None = None
         self._reaped_s: float | None = None

@@ -25,7 +25,6 @@ from tuner.locks import DeviceLock
 
 STOP_S = 15.0
 GONE_S = 6.0
-LEASE_S = 4.0
 JOBS = 3
 Daemon = subprocess.Popen[str]
 
@@ -286,7 +285,7 @@ def test_a_suspended_daemon_comes_back_to_a_job_that_is_somebody_elses(
     try:
         for pid in asleep:
             os.kill(pid, signal.SIGSTOP)
-        watch = LeaseWatch(LEASE_S, time.monotonic, is_gone)
+        watch = LeaseWatch(time.monotonic, is_gone)
         machine.wait_for(
             lambda: machine.jobs.reap(watch.lost(machine.jobs.sightings()), now=SystemClock().now())
         )
