@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from registry.errors import LeaseLost, RecordNotFound
 from registry.jobs import FREE, Job, get, job_of, paused_since
@@ -99,6 +99,13 @@ def _lasting(now: datetime, duration: timedelta) -> dict[str, Any]:
     return {"acquired_until": to_time(now + duration), "lease_s": duration.total_seconds()}
 
 
+def require(connection: Connection, lease: Lease) -> None:
+    """For a write that is part of the work at a job: within the same transaction, so that nobody
+    can take the job away in between. Raises LeaseLost."""
+    if connection.scalar(select(JOBS.c.id).where(*_held(lease))) is None:
+        raise _lost(connection, lease)
+
+
 def note_study(connection: Connection, lease: Lease, study_id: str) -> None:
     """The study that answers this job: where it is finished the job is done, whoever died in
     between. Raises LeaseLost, RecordNotFound."""
@@ -170,14 +177,17 @@ def _end(connection: Connection, lease: Lease, values: dict[str, Any], now: date
 
 
 def _change(connection: Connection, lease: Lease, values: dict[str, Any]) -> Job:
-    held = (
+    if not connection.execute(update(JOBS).where(*_held(lease)).values(**values)).rowcount:
+        raise _lost(connection, lease)
+    return get(connection, lease.job.id)
+
+
+def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return (
         JOBS.c.id == lease.job.id,
         JOBS.c.token == lease.token,
         JOBS.c.status == "running",
     )
-    if not connection.execute(update(JOBS).where(*held).values(**values)).rowcount:
-        raise _lost(connection, lease)
-    return get(connection, lease.job.id)
 
 
 def _lost(connection: Connection, lease: Lease) -> LeaseLost:

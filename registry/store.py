@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from registry.environment import Hardware, Runtime
     from registry.inventory import ModelInventory
     from registry.job_queue import JobQueue
+    from registry.leases import Lease
     from registry.maintenance import Collected
     from registry.timing import Timing, TimingKey
     from registry.timings import Kept, Places, StoredTiming
@@ -128,15 +129,22 @@ class Registry:
         now: datetime,
         keys: SigningKeys | None = None,
         end: StudyEnd | None = None,
+        lease: Lease | None = None,
     ) -> tuple[str, ...]:
         """All of them or none; their ids in the same order.
 
         The current record of the same key is superseded. With `keys` the records and their
-        artifacts are signed. With `end` the study ends in the same transaction. Publishing a
-        record again changes nothing. Raises InvalidInput where a record contradicts its own key.
+        artifacts are signed. With `end` the study ends in the same transaction. With `lease`,
+        that of the job this is done for, nothing happens unless it still holds. Publishing a
+        record again changes nothing. Raises InvalidInput where a record contradicts its own key,
+        LeaseLost.
         """
         prepared = [publishing.prepare(record, keys) for record in new_records]
         with self._database.write() as connection:
+            if lease is not None:
+                from registry import leases
+
+                leases.require(connection, lease)
             publishing.publish(connection, prepared, now)
             if end is not None:
                 studies.end(connection, end, now)

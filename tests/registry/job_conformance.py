@@ -147,6 +147,16 @@ class JobConformance:
         with pytest.raises(RecordNotFound):
             jobs.note_study(lease, "f" * 32)
 
+    def test_only_who_holds_the_lease_publishes(self, registry: Registry, jobs: JobQueue) -> None:
+        enqueue(jobs)
+        lost = held(jobs)
+        jobs.reap(jobs.sightings(), now=later(1))
+        with pytest.raises(LeaseLost, match="is queued"):
+            registry.publish([samples.record()], now=later(1), lease=lost)
+        assert registry.history() == ()
+        registry.publish([samples.record()], now=later(2), lease=held(jobs, at=later(2)))
+        assert len(registry.history()) == 1
+
     # Leases that are lost
 
     def test_a_lease_that_nobody_renews_is_reaped(self, jobs: JobQueue) -> None:

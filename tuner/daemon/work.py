@@ -117,6 +117,7 @@ class Work:
                 keys=SigningKeys(place.settings.config_dir),
                 clock=place.clock,
                 listener=self._listener(),
+                lease=self._lease,
             )
         message = published(outcome, self._registry)
         return message + (change_since(before[0], outcome.best) if before else "")
