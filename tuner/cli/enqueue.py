@@ -58,6 +58,7 @@ ASKED_PRIORITY = 100
     "selector",
     metavar="GPU",
     default="",
+    callback=lambda _context, _parameter, value: selector_of(value),
     help="UUID or name of the GPU that shall do it, or `cpu`.  [default: any daemon's]",
 )
 @click.option(
@@ -86,6 +87,14 @@ def command(priority: int, as_json: bool, registry_url: str | None, **asked: Any
         print_json({"job": job.id, "new": is_new, "status": job.status})
     else:
         click.echo(f"job {job.id} is {'enqueued' if is_new else f'{job.status} already'}")
+
+
+def selector_of(gpu: str) -> str:
+    """Raises click.BadParameter for an index, which is another GPU for each daemon that reads it:
+    no daemon would ever take the job."""
+    if gpu.isdecimal():
+        raise click.BadParameter(f"{gpu} is an index; give the UUID (`nvidia-smi -L`) or the name")
+    return gpu
 
 
 def body_of(asked: Mapping[str, Any]) -> JobBody:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -68,5 +69,6 @@ class Retention:
 
     def _logs(self) -> Iterator[Log]:
         for path in self._logs_dir.glob("*.log"):
-            status = path.stat()
-            yield Log(path, status.st_size, status.st_mtime)
+            with suppress(FileNotFoundError):  # another device's daemon removes them too
+                status = path.stat()
+                yield Log(path, status.st_size, status.st_mtime)

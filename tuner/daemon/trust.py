@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from registry.errors import InvalidInput
+
+MOST_LINKS = 40
+"""As the kernel follows them."""
 
 
 def refuse_foreign(python: str) -> None:
@@ -22,7 +26,7 @@ def refuse_foreign(python: str) -> None:
     path = Path(python)
     if not path.is_absolute():
         raise InvalidInput(f"the interpreter {python!r} is not named by its whole path")
-    for part in (path, *path.parents):
+    for part in _way(path):
         try:
             status = part.lstat()
         except OSError as error:
@@ -32,6 +36,18 @@ def refuse_foreign(python: str) -> None:
                 f"the interpreter {python} is not run: {part} {why}",
                 hint="A daemon runs interpreters of its own user and of root alone.",
             )
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """As it is named, and where each link on it leads."""
+    yield from (path, *path.parents)
+    for _ in range(MOST_LINKS):
+        if not path.is_symlink():
+            break
+        path = path.parent / path.readlink()
+        yield from (path, *path.parents)
+    real = path.resolve()
+    yield from (real, *real.parents)
 
 
 def _foreign(status: os.stat_result) -> str | None:

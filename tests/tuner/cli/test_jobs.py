@@ -69,6 +69,7 @@ def test_an_interpreter_is_named_by_its_whole_path(
 def test_what_no_daemon_could_do_is_refused(queue: JobQueue) -> None:
     assert run(["enqueue", "--model", "no-such", "--vram", "2GB"]) == UnknownModel.exit_code
     assert run([*ASKED, "--python", "/no/such/python"]) == InvalidInput.exit_code
+    assert run([*ASKED, "--gpu", "0"]) == InvalidInput.exit_code, "an index says nothing elsewhere"
     assert queue.list() == ()
 
 

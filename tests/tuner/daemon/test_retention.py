@@ -51,6 +51,14 @@ def test_over_their_quota_the_oldest_logs_go(registry: Registry, logs_dir: Path)
     assert tidy(registry, logs_dir, logs=350.0) == ["3", "4", "5"]
 
 
+def test_a_log_that_another_daemon_removes_meanwhile_is_no_trouble(
+    registry: Registry, logs_dir: Path
+) -> None:
+    logged(logs_dir, 1, age_days=400.0)
+    (logs_dir / "2.log").symlink_to(logs_dir / "gone")
+    assert tidy(registry, logs_dir) == ["2"]
+
+
 def test_artifacts_go_that_nothing_names(registry: Registry, logs_dir: Path) -> None:
     named = registry.put_artifact("compile_cache", b"named")
     lost = registry.put_artifact("profile", b"nobody's")

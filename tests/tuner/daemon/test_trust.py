@@ -49,6 +49,20 @@ def test_what_everybody_may_replace_is_refused(python: Path, tmp_path: Path) -> 
     refuse_foreign(str(python))
 
 
+def test_where_a_link_leads_counts_too(python: Path, tmp_path: Path) -> None:
+    """Through any number of links."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "python").symlink_to(sys.executable)
+    python.unlink()
+    python.symlink_to("../link")
+    (tmp_path / "venv" / "link").symlink_to(shared / "python")
+    refuse_foreign(str(python))
+    shared.chmod(0o777)
+    with pytest.raises(InvalidInput, match="shared can be written by everybody"):
+        refuse_foreign(str(python))
+
+
 def test_a_name_that_is_looked_up_is_refused() -> None:
     with pytest.raises(InvalidInput, match="whole path"):
         refuse_foreign("python3")
