@@ -154,20 +154,19 @@ def candidates_query(
         RECORDS.c.plan_format <= max_format,
         RECORDS.c.minimum_reader <= RECORD_READER,
     ]
-    conditions += [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
+    conditions += _equal(wanted)
     if max_peak_vram_bytes is not None:
         conditions.append(RECORDS.c.peak_vram_bytes <= max_peak_vram_bytes)
     return select_records(*conditions)
 
 
-def history_query(model_name: str | None, key_digest: str | None, limit: int) -> Select[Any]:
-    """Records of every status."""
-    conditions = []
-    if model_name is not None:
-        conditions.append(RECORDS.c.model_name == model_name)
-    if key_digest is not None:
-        conditions.append(RECORDS.c.key_digest == key_digest)
-    return select_records(*conditions).limit(limit)
+def history_query(wanted: Mapping[str, str | None], limit: int) -> Select[Any]:
+    """Records of every status whose columns equal every value of `wanted` that is not None."""
+    return select_records(*_equal(wanted)).limit(limit)
+
+
+def _equal(wanted: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
+    return [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
 
 
 def note_fetch(connection: Connection, record_id: str, now: datetime) -> None:

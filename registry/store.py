@@ -185,10 +185,17 @@ class Registry:
             return records.get(connection, records.find_id(connection, id_prefix))
 
     def history(
-        self, *, model_name: str | None = None, key_digest: str | None = None, limit: int = 200
+        self,
+        *,
+        model_name: str | None = None,
+        key_digest: str | None = None,
+        study: str | None = None,
+        limit: int = 200,
     ) -> tuple[StoredRecord, ...]:
-        """Records of every status, newest publication first."""
-        return self._readable(records.history_query(model_name, key_digest, limit))
+        """Records of every status for which every given value is equal, newest publication
+        first."""
+        wanted = {"model_name": model_name, "key_digest": key_digest, "study": study}
+        return self._readable(records.history_query(wanted, limit))
 
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""

@@ -132,6 +132,9 @@ class RegistryConformance:
         history = registry.history(key_digest=old.key.digest)
         assert [entry.record.id for entry in history] == [new.id, old.id]
         assert len(registry.history(model_name="tiny-flux")) == 3
+        later_study = samples.record(minutes=6, study="1" * 32)
+        registry.publish([later_study], now=later(6))
+        assert [one.record.id for one in registry.history(study="1" * 32)] == [later_study.id]
 
     def test_publishing_again_changes_nothing(self, registry: Registry) -> None:
         old, new = samples.record(), samples.record(minutes=5)

@@ -35,6 +35,7 @@ from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings, load_settings
+from tuner.daemon.answered import answered_meanwhile
 from tuner.daemon.order import WorkOrder
 from tuner.daemon.trust import refuse_foreign
 from tuner.events import StudyEvent, StudyStarted
@@ -88,7 +89,7 @@ class Work:
         study_id = self._lease.job.study_id
         if study_id is None or self._registry.study(study_id).status != "finished":
             return None
-        records = [item for item in self._registry.history() if item.record.study == study_id]
+        records = self._registry.history(study=study_id)
         return f"published {len(records)} plans (study {study_id[:12]})" if records else None
 
     def _tuned(self) -> str:
@@ -108,6 +109,9 @@ class Work:
             refuse_foreign(body.key.python)
         device = Device(self._order.gpu, python=python, yields=True)
         with workplace(self._settings, device, command=self._shown, clock=self._clock) as place:
+            known = answered_meanwhile(self._registry, self._lease.job, place.detection.environment)
+            if known is not None:
+                return f"answered meanwhile by record {short(known.record.id)}"
             outcome = run_study(
                 request,
                 registry=place.registry,

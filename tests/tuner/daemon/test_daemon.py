@@ -16,13 +16,15 @@ from datetime import timedelta
 
 import pytest
 
-from registry.errors import DeviceBusy
-from tests.tuner.daemon.machine import DaemonMachine
+from registry.errors import DeviceBusy, RegistryError
+from tests.tuner.daemon.machine import CONFIG, DaemonMachine
 from tuner.clock import SystemClock
 from tuner.daemon.lease_watch import LeaseWatch
 from tuner.daemon.owner import is_gone
 from tuner.daemon.service import job_log
+from tuner.detect import detect
 from tuner.locks import DeviceLock
+from tuner.matching import device_kind
 
 STOP_S = 15.0
 GONE_S = 6.0
@@ -43,6 +45,39 @@ def test_jobs_are_worked_off(machine: DaemonMachine) -> None:
         assert machine.registry.study(job.study_id or "").status == "finished"
     published = Counter(stored.record.study for stored in machine.registry.history())
     assert set(published) == {job.study_id for job in machine.jobs.list()}
+    machine.assert_tidy()
+
+
+def test_what_was_answered_meanwhile_is_not_tuned_again(machine: DaemonMachine) -> None:
+    """An app's miss, while the same question of a user waited for any daemon."""
+    machine.enqueue()
+    kind = device_kind(detect("cpu").environment.hardware)
+    miss = machine.question(selector=kind).model_copy(update={"reason": "miss"})
+    machine.jobs.enqueue(miss, priority=0, now=SystemClock().now())
+    machine.once()
+    assert machine.jobs.counts() == {"done": 2}
+    missed, asked = machine.jobs.list()
+    assert "published" in (asked.message or "")
+    assert "answered meanwhile by record" in (missed.message or "")
+    assert len(machine.registry.studies()) == 1
+
+
+@pytest.mark.slow
+def test_once_ends_where_the_registry_cannot_be_used(machine: DaemonMachine) -> None:
+    """And says so once, instead of trying without a pause for ever."""
+    config = machine.home / "config" / "config.toml"
+    config.write_text(f'{CONFIG}\n[daemon.idle]\nwindow = "300ms"\n')
+    machine.bench.rule({"takes_s": 0.5}, kind="trial")
+    machine.bench.write_table()
+    machine.enqueue()
+    daemon = machine.start("--once")
+    machine.wait_for_trial()
+    away = machine.registry_path.with_name("away")
+    machine.registry_path.rename(away)
+    _, err = daemon.communicate(timeout=60)
+    assert daemon.returncode == RegistryError.exit_code
+    assert err.count("registry cannot be used") == 1
+    away.rename(machine.registry_path)
     machine.assert_tidy()
 
 
@@ -287,8 +322,9 @@ def test_the_configuration_is_read_again_and_refused_if_it_is_wrong(
         refused = next(line for line in lines if "configuration" in line)
         assert "configuration refused; the one before stays" in refused
         assert "daemon.nice" in refused
-        config.write_text('[daemon]\nquiet_hours = ["00:00-00:00"]\n')
+        config.write_text('[daemon]\nquiet_hours = ["00:00-00:00"]\nport = 0\n')
         daemon.send_signal(signal.SIGHUP)
+        assert "another port takes a new start" in next(line for line in lines if "port" in line)
         assert "configuration read" in next(line for line in lines if "configuration" in line)
         assert "outside of the quiet hours" in next(line for line in lines if "waiting" in line)
     finally:
