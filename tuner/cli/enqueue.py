@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuner.cli.options import (
-    DURATION,
-    batch_sizes_option,
-    host_memory_option,
     json_option,
-    model_option,
     objective_option,
     policy_option,
+    python_option,
+    question_options,
     registry_option,
-    resolutions_option,
-    revision_option,
-    vram_option,
-    weights_option,
+    steps_option,
+    time_limit_option,
 )
 from tuner.cli.output import print_json
 
@@ -32,26 +28,13 @@ ASKED_PRIORITY = 100
 
 
 @click.command("enqueue")
-@model_option()
-@vram_option()
-@host_memory_option()
-@resolutions_option()
-@batch_sizes_option()
-@weights_option()
-@revision_option()
+@question_options()
 @policy_option()
 @objective_option()
-@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=DURATION,
-    help="Publish the best proved by then, such as 8m or 1h30m.  [default: none]",
-)
-@click.option(
-    "--python",
-    type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),
-    help="The app's interpreter: tuned for what is installed there.  [default: the daemon's own]",
+@steps_option()
+@time_limit_option()
+@python_option(
+    "The app's interpreter: tuned for what is installed there.  [default: the daemon's own]"
 )
 @click.option(
     "--gpu",

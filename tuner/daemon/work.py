@@ -30,7 +30,6 @@ from registry.errors import (
 from registry.jobs import JobBody
 from registry.leases import Lease
 from registry.record import TuningRecord
-from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
@@ -46,9 +45,8 @@ from tuner.report.lines import LineView
 from tuner.request import StudyOutcome, StudyRequest, default_prompts
 from tuner.search import Known
 from tuner.signals import sigterm_interrupts
-from tuner.study import run_study
 from tuner.units import format_bytes
-from tuner.workplace import Device, workplace
+from tuner.workplace import Device, study_at, workplace
 
 BUSY_WAIT = timedelta(minutes=1)
 """Before a job is tried again whose device others use."""
@@ -112,17 +110,7 @@ class Work:
             known = answered_meanwhile(self._registry, self._lease.job, place.detection.environment)
             if known is not None:
                 return f"answered meanwhile by record {short(known.record.id)}"
-            outcome = run_study(
-                request,
-                registry=place.registry,
-                runner=place.runner,
-                detection=place.detection,
-                settings=place.settings,
-                keys=SigningKeys(place.settings.config_dir),
-                clock=place.clock,
-                listener=self._listener(),
-                lease=self._lease,
-            )
+            outcome = study_at(place, request, self._listener(), lease=self._lease)
         message = published(outcome, self._registry)
         return message + (change_since(before[0], outcome.best) if before else "")
 
