@@ -27,7 +27,7 @@ from registry.rows import (
     prefix_range,
     to_time,
 )
-from registry.schema import FETCHES, RECORD_READER, RECORDS
+from registry.schema import FETCHES, PINS, RECORD_READER, RECORDS
 from registry.signing import ArtifactStatement, Signature
 
 RecordStatus = Literal["current", "superseded", "revoked"]
@@ -37,8 +37,9 @@ class StoredRecord(Frozen):
     """A record and what happened to it since it was published.
 
     `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
-    taken out of service. `signature`, None if unsigned, is over `statement`: the bytes as they
-    were stored, which a newer release might write otherwise.
+    taken out of service; `pinned` whether people hold on to its key (`registry.pins`).
+    `signature`, None if unsigned, is over `statement`: the bytes as they were stored, which a newer
+    release might write otherwise.
     """
 
     # Built when first written as JSON: answering an app needs the values only.
@@ -50,6 +51,7 @@ class StoredRecord(Frozen):
     published_at: datetime
     superseded_by: str | None = None
     revoked_reason: str | None = None
+    pinned: bool = False
     statement: ArtifactStatement | None = None
     signature: Signature | None = None
 
@@ -94,8 +96,9 @@ def derived_columns(record: TuningRecord) -> dict[str, Any]:
 def select_records(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Rows for `stored`, newest publication first."""
     return (
-        select(RECORDS, FETCHES.c.fetches)
+        select(RECORDS, FETCHES.c.fetches, PINS.c.pinned_at)
         .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)
+        .outerjoin(PINS, PINS.c.key_digest == RECORDS.c.key_digest)
         .where(*conditions)
         .order_by(RECORDS.c.publication.desc(), RECORDS.c.id)
     )
@@ -119,6 +122,7 @@ def stored(row: AnyRow) -> StoredRecord:
         published_at=from_time(row.published_at, what),
         superseded_by=row.superseded_by,
         revoked_reason=row.revoked_reason,
+        pinned=row.pinned_at is not None,
         statement=ArtifactStatement.of_record(row.body, record.key.digest),
         signature=signature_of(row),
     )

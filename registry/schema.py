@@ -178,6 +178,14 @@ FETCHES = Table(
 )
 """Apart from `records`: a fetch must not rewrite a row whose bytes are proved by a digest."""
 
+PINS = Table(
+    "pins",
+    METADATA,
+    Column("key_digest", DIGEST, primary_key=True),
+    Column("pinned_at", TIME, nullable=False),
+)
+"""Keys of records that people hold on to: the current record of such a key goes before others."""
+
 INVENTORIES = Table(
     "inventories",
     METADATA,

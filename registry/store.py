@@ -207,6 +207,21 @@ class Registry:
         with self._database.write() as connection:
             return versions.rollback(connection, record_id, now)
 
+    def pin(self, record_id: str, *, now: datetime) -> str:
+        """Prefer a record in service to all others for its own question: see `registry.pins`. The
+        id."""
+        from registry import pins
+
+        with self._database.write() as connection:
+            return pins.pin(connection, record_id, now)
+
+    def unpin(self, record_id: str) -> str:
+        """Undo `pin`. The id."""
+        from registry import pins
+
+        with self._database.write() as connection:
+            return pins.unpin(connection, record_id)
+
     def note_fetch(self, record_id: str, now: datetime) -> None:
         """Count an answer, best effort: a registry that cannot be written, or is busy, still
         answers."""

@@ -73,7 +73,8 @@ def resolve(
     environment: Environment,
     foresight: Predictions | None,
 ) -> Answer:
-    """Among proved records within the budget and the policy the fastest of the best match kind.
+    """Among proved records within the budget and the policy one that is pinned, else the fastest
+    of the best match kind.
 
     `foresight` None: the model's inventory is unknown. Raises NoPlan where there is no answer (with
     `strict`: none that is exact), and NothingFits where no plan can fit the budget.
@@ -81,7 +82,9 @@ def resolve(
     proofs = Proofs(request, environment, foresight)
     found = [proof for item in stored if (proof := proofs.consider(item)) is not None]
     if found:
-        best = _answer(min(found, key=lambda proof: proof.order), proofs.notes)
+        exact = [proof for proof in found if proof.match.kind == "exact"]
+        fitting = exact if request.strict and exact else found
+        best = _answer(min(fitting, key=lambda proof: proof.order), proofs.notes)
         if request.strict and best.match != "exact":
             raise _none_exact(request, best)
         return best
@@ -101,12 +104,14 @@ def _answer(proof: Proof, notes: Sequence[str]) -> Answer:
         mismatches=proof.match.mismatches,
         notes=(*_caveats(proof), *notes),
         artifacts_apply=exact and bool(record.artifacts),
-        retune_wanted=not exact,
+        retune_wanted=not exact and not proof.is_pinned,
     )
 
 
 def _caveats(proof: Proof) -> Iterator[str]:
     """What the kind of match means for the figures."""
+    if proof.is_pinned:
+        yield "pinned: given before all others until `tuner pin --remove`"
     if not proof.stored.record.quality.calibrated:
         yield "the picture was judged with random weights, by SQNR alone"
     contaminated = proof.stored.record.measurement.contaminated

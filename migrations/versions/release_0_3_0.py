@@ -1,4 +1,4 @@
-"""The queue of tuning jobs that daemons work through.
+"""The queue of tuning jobs that daemons work through; records that people hold on to.
 
 Nothing that was there is touched, so readers of 0_1_0 may still read.
 
@@ -19,10 +19,11 @@ depends_on = None
 def upgrade() -> None:
     create_jobs()
     create_indexes()
+    create_pins()
 
 
 def downgrade() -> None:
-    """Jobs can be enqueued again; a registry is still never made older."""
+    """Jobs can be enqueued again and records pinned again; a registry is still never made older."""
     raise NotImplementedError("a registry is never downgraded")
 
 
@@ -77,4 +78,13 @@ def create_indexes() -> None:
         ["key_digest"],
         unique=True,
         sqlite_where=sa.text("status IN ('queued', 'running', 'paused')"),
+    )
+
+
+def create_pins() -> None:
+    op.create_table(
+        "pins",
+        sa.Column("key_digest", sa.String(length=64), nullable=False),
+        sa.Column("pinned_at", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("key_digest", name="pk_pins"),
     )

@@ -29,6 +29,10 @@ def begin(registry: Registry, identity: str = "identity", minutes: float = 0) ->
     )
 
 
+def pinned(registry: Registry) -> set[str]:
+    return {found.record.id for found in registry.candidates() if found.pinned}
+
+
 class RegistryConformance:
     """Each test begins with an empty registry."""
 
@@ -195,6 +199,22 @@ class RegistryConformance:
         assert (revoked.status, revoked.revoked_reason) == ("revoked", "black pictures")
         with pytest.raises(RecordNotFound):
             registry.revoke("f" * 64, reason="unknown", now=NOW)
+
+    def test_a_pin_stays_with_its_key(self, registry: Registry) -> None:
+        old, other = samples.record(), samples.record(threads=2)
+        registry.publish([old, other], now=NOW)
+        assert registry.pin(old.id[:12], now=NOW) == old.id
+        registry.pin(old.id, now=later(1))
+        assert pinned(registry) == {old.id}
+        new = samples.record(minutes=5)
+        registry.publish([new], now=later(5))
+        assert pinned(registry) == {new.id}
+        with pytest.raises(InvalidInput, match="is superseded"):
+            registry.pin(old.id, now=later(6))
+        assert registry.unpin(new.id) == new.id
+        assert pinned(registry) == set()
+        with pytest.raises(InvalidInput, match="is not pinned"):
+            registry.unpin(new.id)
 
     def test_rollback_walks_back_through_one_key(self, registry: Registry) -> None:
         versions = [samples.record(minutes=number) for number in range(3)]

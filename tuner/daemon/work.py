@@ -193,7 +193,7 @@ def change_since(before: TuningRecord, now: TuningRecord | None) -> str:
         return (
             f"; {change:.2f} times as slow as before{caveat}: "
             + "; ".join(environment_changes(now.environment, before.environment))
-            + f". `tuner rollback {short(now.id)}` brings the old plan back"
+            + f". `tuner pin {short(before.id)}` keeps to the old plan"
         )
     return f"; {1 / change:.2f} times as fast as before{caveat}" if change <= 1 / WORSE else ""
 

@@ -151,6 +151,17 @@ def test_what_drifted_is_enqueued_once(registry: Registry) -> None:
     assert (job.status, job.body.reason) == ("queued", "drift")
 
 
+def test_a_pinned_answer_is_not_asked_for_again(registry: Registry) -> None:
+    record = samples.record()
+    registry.publish([record], now=samples.NOW)
+    registry.pin(record.id, now=samples.NOW)
+    watcher(registry, TODAY, ManualClock()).look()
+    assert registry.jobs.list() == ()
+    registry.unpin(record.id)
+    watcher(registry, TODAY, ManualClock()).look()
+    assert registry.jobs.counts() == {"queued": 1}
+
+
 def test_a_damaged_job_keeps_no_other_question_from_being_asked(registry: Registry) -> None:
     for number, budget_bytes in enumerate((samples.GIB, 2 * samples.GIB)):
         record = samples.record(threads=number + 1, budget_bytes=budget_bytes)
