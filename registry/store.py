@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from registry.job_queue import JobQueue
     from registry.leases import Lease
     from registry.maintenance import Collected
+    from registry.quotas import Quota, Trimmed
     from registry.timing import Timing, TimingKey
     from registry.timings import Kept, Places, StoredTiming
 
@@ -338,6 +339,12 @@ class Registry:
         from registry import maintenance
 
         return maintenance.collect_garbage(self._database, self._artifacts, now=now, grace=grace)
+
+    def trim(self, quota: Quota) -> Trimmed:
+        """Let go of artifacts and trials beyond a quota; see `registry.quotas` for what stays."""
+        from registry import quotas
+
+        return quotas.trim(self._database, quota)
 
     def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:
         with self._database.read() as connection:

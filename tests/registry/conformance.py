@@ -426,7 +426,7 @@ class RegistryConformance:
         records = [samples.record(artifacts=(artifact,)), samples.record(threads=2)]
         registry.publish(records, now=NOW, keys=keys)
         other = registry.record(records[1].id)
-        with pytest.raises(UntrustedArtifact, match="does not belong"):
+        with pytest.raises(UntrustedArtifact, match="is not kept for"):
             registry.trusted_artifact(other, artifact, keys)
 
     # Upkeep

@@ -113,11 +113,16 @@ class DaemonConfig(Frozen):
 class RetentionConfig(Frozen):
     """`[retention]`: what the daemon removes. Logs of jobs that ended, oldest first, when they are
     older than `logs_age` or all together larger than `logs`; artifacts that no record and no trial
-    names, after `garbage_age`."""
+    names, after `garbage_age`; artifacts of records beyond `artifacts`, and trials with their logs
+    beyond `trials`, but never those of plans that are needed (`registry.quotas`). Unused is a plan
+    that nobody fetched for `unused_age`."""
 
     logs: Bytes = float(10**9)
     logs_age: Days = 90.0 * DAY_S
     garbage_age: Days = 7.0 * DAY_S
+    artifacts: Bytes = 50.0 * 10**9
+    trials: Bytes = 5.0 * 10**9
+    unused_age: Days = 90.0 * DAY_S
     every: Seconds = 6 * 3600.0
 
 
