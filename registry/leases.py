@@ -23,6 +23,8 @@ from registry.rows import AnyRow, readable, to_time
 from registry.schema import JOBS, STUDIES
 
 MAX_FAILURES = 5
+LOSSES_AT_ONCE = 3
+"""How often a job is queued again at once when who worked at it is gone."""
 FIRST_BACK_OFF = timedelta(minutes=1)
 LONGEST_BACK_OFF = timedelta(hours=6)
 
@@ -149,8 +151,9 @@ def sightings(connection: Connection) -> tuple[Sighting, ...]:
 
 
 def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tuple[Job, ...]:
-    """Queue the jobs again whose leases are still exactly as they were seen. A damaged job is
-    queued too, and left out of the answer."""
+    """Queue the jobs again whose leases are still exactly as they were seen. A job that was lost
+    time and again rests before the next: it may be what kills the daemon, or the whole machine. A
+    damaged job is queued too, and left out of the answer."""
     reaped = []
     for seen in lost:
         unchanged = (
@@ -159,11 +162,19 @@ def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tup
             JOBS.c.token == seen.token,
             JOBS.c.renewals == seen.renewals,
         )
-        values = {"status": "queued", "token": seen.token + 1, "available_at": to_time(now), **FREE}
+        later = to_time(now + _rest(connection, seen.job_id))
+        values = {"status": "queued", "token": seen.token + 1, "available_at": later, **FREE}
         values["message"] = f"the process that worked at it is gone ({seen.owner})"
         if connection.execute(update(JOBS).where(*unchanged).values(**values)).rowcount:
             reaped.append(seen.job_id)
     return readable(connection.execute(select(JOBS).where(JOBS.c.id.in_(reaped))), job_of)
+
+
+def _rest(connection: Connection, job_id: int) -> timedelta:
+    """What was acquired, and neither handed back nor failed, was lost."""
+    lost = JOBS.c.attempts - JOBS.c.failures
+    times = connection.scalar(select(lost).where(JOBS.c.id == job_id)) or 0
+    return back_off(times - LOSSES_AT_ONCE) if times > LOSSES_AT_ONCE else timedelta()
 
 
 def back_off(failures: int) -> timedelta:

@@ -12,7 +12,7 @@ from registry.errors import InvalidInput, RecordNotFound, RegistryError, Untrust
 from registry.record import ArtifactRef
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.store import Registry
-from registry.studies import StudyEnd, StudyRow
+from registry.studies import StudyEnd, StudyEndStatus, StudyRow
 from registry.timing import TimingOutcome
 from tests.registry import samples
 from tests.registry.samples import NOW, later
@@ -64,6 +64,20 @@ class RegistryConformance:
         assert (ended.status, ended.finished_at) == (status, later(1))
         assert ended.summary == {"best": 1.5}
         assert begin(registry, minutes=2).id != first.id
+
+    def test_a_finished_study_stays_finished(self, registry: Registry) -> None:
+        """Another who was at it comes too late with his end."""
+        study = begin(registry)
+        registry.finish_study(study.id, status="finished", summary={"best": 1.5}, now=later(1))
+        late: tuple[StudyEndStatus, ...] = ("interrupted", "failed")
+        for status in late:
+            registry.finish_study(study.id, status=status, summary={}, now=later(2))
+        ended = registry.study(study.id)
+        assert (ended.status, ended.summary, ended.finished_at) == (
+            "finished",
+            {"best": 1.5},
+            later(1),
+        )
 
     def test_another_identity_is_another_study(self, registry: Registry) -> None:
         assert begin(registry, "one").id != begin(registry, "two").id

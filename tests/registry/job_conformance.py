@@ -9,7 +9,7 @@ import pytest
 from registry.errors import InvalidInput, LeaseLost, RecordNotFound
 from registry.job_queue import JobQueue
 from registry.jobs import ANY_DEVICE, Job
-from registry.leases import LONGEST_BACK_OFF, MAX_FAILURES, Lease, back_off
+from registry.leases import LONGEST_BACK_OFF, LOSSES_AT_ONCE, MAX_FAILURES, Lease, back_off
 from registry.store import Registry
 from tests.registry import samples
 from tests.registry.conformance import begin
@@ -192,6 +192,21 @@ class JobConformance:
         jobs.extend(lease, now=later(1), duration=DURATION)
         assert jobs.reap(seen, now=later(2)) == ()
         assert jobs.get(lease.job.id).status == "running"
+
+    def test_a_job_that_is_lost_time_and_again_rests(self, jobs: JobQueue) -> None:
+        """Perhaps it takes down every daemon that works at it."""
+        enqueue(jobs)
+        jobs.fail(held(jobs), message="once", now=NOW)
+        now = later(1)
+        for _ in range(LOSSES_AT_ONCE):
+            held(jobs, at=now)
+            (job,) = jobs.reap(jobs.sightings(), now=now)
+            assert job.available_at == now
+        for number in range(1, 4):
+            held(jobs, at=now)
+            (job,) = jobs.reap(jobs.sightings(), now=now)
+            assert (job.status, job.available_at) == ("queued", now + back_off(number))
+            now = job.available_at
 
     def test_a_lease_is_reaped_once(self, jobs: JobQueue) -> None:
         enqueue(jobs)

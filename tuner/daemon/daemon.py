@@ -18,6 +18,7 @@ from tuner.clock import Clock
 from tuner.config import Settings
 from tuner.daemon.config import CONFIG_FILE, Config, load_config
 from tuner.daemon.describe import describe
+from tuner.daemon.job_logs import logs_dir
 from tuner.daemon.logs import say, warn
 from tuner.daemon.manners import IdleGate, Manners, gpu_monitor
 from tuner.daemon.notify import Notifier
@@ -101,7 +102,7 @@ class Daemon:
         self._watcher = self._made_watcher()
         self._retention = Retention(
             post.registry,
-            post.log_path(0).parent,
+            logs_dir(start.settings),
             lambda: self._retention_config,
             clock,
         )

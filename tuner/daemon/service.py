@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from registry.errors import LeaseLost, RegistryCorrupt, RegistryError, RegistryTooNew
 from registry.jobs import ANY_DEVICE
@@ -19,14 +18,14 @@ from registry.store import Registry
 from tuner.clock import Clock
 from tuner.config import Settings
 from tuner.daemon.config import DaemonConfig
+from tuner.daemon.job_logs import job_log
 from tuner.daemon.job_process import JobProcess, order_for
 from tuner.daemon.lease_watch import LeaseWatch
 from tuner.daemon.logs import say, warn
 from tuner.daemon.owner import is_gone, own_name
 
-LOGS_FOLDER = "jobs"
 START_WAIT = timedelta(minutes=1)
-"""Before a job is tried again whose process could not be started."""
+"""Before a job is tried again whose process could not be started, or could keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,6 @@ class Post:
     @property
     def selectors(self) -> tuple[str, ...]:
         return (ANY_DEVICE, self.device_key, self.kind)
-
-    def log_path(self, job_id: int) -> Path:
-        return job_log(self.settings, job_id)
-
-
-def job_log(settings: Settings, job_id: int) -> Path:
-    """What all runs of a job printed."""
-    return settings.data_dir / LOGS_FOLDER / f"{job_id}.log"
 
 
 @dataclass
@@ -180,7 +171,7 @@ class Service:
         settings = self._post.settings
         order = order_for(settings.registry, self._post.gpu, job.id, lease.token, self.config.nice)
         try:
-            log_path = self._post.log_path(job.id)
+            log_path = job_log(settings, job.id)
             process = JobProcess(order, log_path, settings.environ, self._wake)
         except OSError as error:
             why = f"its process could not be started: {error}"
@@ -217,14 +208,22 @@ class Service:
         its lease, and keeps nobody from the next."""
         try:
             if self._is_ours(working.lease):
-                code, log = working.process.exit_code, working.process.log_path
-                why = f"its process ended with exit code {code}; see {log}"
-                self._queue.fail(working.lease, message=why, now=self._clock.now())
+                self._give_up(working)
             job = self._queue.get(working.job_id)
             say("job ended", job=job.id, status=job.status, message=job.message)
         except (LeaseLost, RegistryCorrupt, RegistryTooNew) as error:
             warn("job left", job=working.job_id, why=error.message)
         self._working = None
+
+    def _give_up(self, working: Working) -> None:
+        """Not even its process could say how it ended. Where that was for want of the registry, it
+        is no failure of the job."""
+        code, log, now = working.process.exit_code, working.process.log_path, self._clock.now()
+        why = f"its process ended with exit code {code}; see {log}"
+        if code == RegistryError.exit_code:
+            self._queue.hand_back(working.lease, message=why, now=now, wait=START_WAIT)
+        else:
+            self._queue.fail(working.lease, message=why, now=now)
 
     def _is_ours(self, lease: Lease) -> bool:
         job = self._queue.get(lease.job.id)

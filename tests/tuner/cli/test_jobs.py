@@ -15,6 +15,8 @@ from registry.errors import InvalidInput, RecordNotFound, UnknownModel
 from registry.job_queue import JobQueue
 from tests.registry.samples import NOW
 from tuner.cli.main import run
+from tuner.config import load_settings
+from tuner.daemon.job_logs import job_log
 
 Captured = pytest.CaptureFixture[str]
 ASKED = ["enqueue", "--model", "tiny-flux", "--vram", "2GB"]
@@ -124,7 +126,7 @@ def test_logs_are_printed_from_the_end(queue: JobQueue, home: Path, capsys: Capt
     run(ASKED)
     assert run(["logs", "1"]) == RecordNotFound.exit_code
     assert "has no log on this machine" in capsys.readouterr().err
-    log = home / ".local" / "share" / "tuner" / "jobs" / "1.log"
+    log = job_log(load_settings(), 1)
     log.parent.mkdir(parents=True)
     log.write_text("first\nsecond\nthird\n")
     assert run(["logs", "1", "--tail", "2"]) == 0
@@ -135,7 +137,7 @@ def test_a_growing_log_is_followed_until_the_job_has_ended(
     queue: JobQueue, home: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(ASKED)
-    log = home / ".local" / "share" / "tuner" / "jobs" / "1.log"
+    log = job_log(load_settings(), 1)
     log.parent.mkdir(parents=True)
     log.write_text("first\n")
     more = iter(["second\n", "third\n"])

@@ -19,9 +19,9 @@ import pytest
 from registry.errors import DeviceBusy, RegistryError
 from tests.tuner.daemon.machine import CONFIG, DaemonMachine
 from tuner.clock import SystemClock
+from tuner.daemon.job_logs import job_log
 from tuner.daemon.lease_watch import LeaseWatch
 from tuner.daemon.owner import is_gone
-from tuner.daemon.service import job_log
 from tuner.detect import detect
 from tuner.locks import DeviceLock
 from tuner.matching import device_kind
@@ -284,6 +284,7 @@ def test_a_registry_that_is_gone_for_a_while_loses_no_job(machine: DaemonMachine
         daemon.terminate()
         daemon.communicate(timeout=30)
     assert daemon.returncode == 0
+    assert [job.failures for job in machine.jobs.list()] == [0, 0], "it was no fault of theirs"
     machine.assert_tidy()
 
 
