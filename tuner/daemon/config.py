@@ -136,11 +136,11 @@ class Config(Frozen):
 def load_config(path: Path, *, must_exist: bool = False) -> Config:
     """The defaults where there is no file, unless it `must_exist`. Raises InvalidInput naming the
     file and each wrong key with what is accepted."""
-    if not must_exist and not path.exists():
-        return Config()
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not must_exist:
+            return Config()
         raise InvalidInput(f"{path} cannot be read: {error}") from error
     try:
         config = Config.model_validate(data, context=FROM_FILE)

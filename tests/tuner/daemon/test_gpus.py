@@ -13,7 +13,7 @@ from tests.tuner.daemon.machine import CONFIG, DaemonMachine, link
 from tests.tuner.daemon.two_gpus import UUIDS, TwoGpus
 from tuner.clock import SystemClock
 
-JOBS = 6
+JOBS = 4
 GIB = 2**30
 
 

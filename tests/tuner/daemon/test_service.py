@@ -45,6 +45,7 @@ def test_a_heartbeat_that_failed_is_due_at_once_and_its_failure_said_once(
     monkeypatch.setattr("tuner.daemon.service.warn", lambda event, **_: said.append(event))
     job = machine.enqueue()
     assert service.step()
+    machine.wait_for_trial()
     clock.elapsed_s += BEAT_S
     away = machine.registry_path.with_name("away")
     machine.registry_path.rename(away)
