@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.errors import InvalidInput
+from registry.errors import InvalidInput, TrialFailed
 
 MOST_LINKS = 40
 """As the kernel follows them."""
@@ -20,7 +20,8 @@ MOST_LINKS = 40
 
 def refuse_foreign(python: str) -> None:
     """Raises InvalidInput for an interpreter that another user owns, or could have replaced: a
-    link, a file or a folder on its way that is another's, or that everybody may write."""
+    link, a file or a folder on its way that is another's, or that everybody may write; TrialFailed
+    for one that is not there, which may be made anew at this moment."""
     if python == sys.executable:
         return  # it runs us already
     path = Path(python)
@@ -30,7 +31,7 @@ def refuse_foreign(python: str) -> None:
         try:
             status = part.lstat()
         except OSError as error:
-            raise InvalidInput(f"the interpreter {python} cannot be used: {error}") from error
+            raise TrialFailed(f"the interpreter {python} cannot be used: {error}") from error
         if why := _foreign(status):
             raise InvalidInput(
                 f"the interpreter {python} is not run: {part} {why}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import InvalidInput
+from registry.errors import InvalidInput, TrialFailed
 from tests.tuner.daemon.machine import DaemonMachine
 from tuner.daemon.trust import refuse_foreign
 
@@ -66,8 +66,17 @@ def test_where_a_link_leads_counts_too(python: Path, tmp_path: Path) -> None:
 def test_a_name_that_is_looked_up_is_refused() -> None:
     with pytest.raises(InvalidInput, match="whole path"):
         refuse_foreign("python3")
-    with pytest.raises(InvalidInput, match="cannot be used"):
+    with pytest.raises(TrialFailed, match="cannot be used"):
         refuse_foreign("/no/such/python")
+
+
+def test_an_interpreter_that_is_being_made_anew_is_tried_again(machine: DaemonMachine) -> None:
+    job = machine.enqueue()
+    machine.python.unlink()
+    machine.once()
+    job = machine.jobs.get(job.id)
+    assert (job.status, job.failures) == ("queued", 1)
+    assert "cannot be used" in (job.message or "")
 
 
 def test_a_job_with_such_an_interpreter_is_not_run(machine: DaemonMachine) -> None:
