@@ -30,6 +30,17 @@ from registry.schema import (
 )
 from registry.studies import UNFINISHED
 
+_COLUMNS = (
+    RECORDS.c.id,
+    RECORDS.c.status,
+    RECORDS.c.publication,
+    RECORDS.c.study,
+    RECORDS.c.family_digest,
+    RECORDS.c.host_budget_bytes,
+    RECORDS.c.policy,
+    RECORDS.c.objective,
+)
+
 
 @dataclass(frozen=True)
 class Quota:
@@ -67,7 +78,7 @@ def _by_use(connection: Connection) -> Sequence[AnyRow]:
     """The longest unused first."""
     used_at = func.max(RECORDS.c.published_at, func.coalesce(FETCHES.c.last_at, ""))
     query = (
-        select(RECORDS, PINS.c.pinned_at, used_at.label("used_at"))
+        select(*_COLUMNS, PINS.c.pinned_at, used_at.label("used_at"))
         .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)
         .outerjoin(PINS, PINS.c.key_digest == RECORDS.c.key_digest)
         .order_by("used_at", RECORDS.c.id)
