@@ -45,6 +45,6 @@ def signature(connection: Connection, record_id: str, artifact: ArtifactRef) -> 
     row = connection.execute(query).one_or_none()
     if row is None:
         raise UntrustedArtifact(
-            f"{artifact.kind} {short(artifact.sha256)} does not belong to record {short(record_id)}"
+            f"{artifact.kind} {short(artifact.sha256)} is not kept for record {short(record_id)}"
         )
     return signature_of(row)

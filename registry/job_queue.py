@@ -49,10 +49,10 @@ class JobQueue:
         with self._database.read() as connection:
             return jobs.counts(connection)
 
-    def cancel(self, job_id: int, *, now: datetime) -> Job:
+    def cancel(self, job_id: int, *, now: datetime) -> None:
         """Raises RecordNotFound, InvalidInput for a job that has ended."""
         with self._database.write() as connection:
-            return jobs.cancel(connection, job_id, now)
+            jobs.cancel(connection, job_id, now)
 
     def pause(self, job_id: int | None = None, *, now: datetime) -> None:
         """One job, or all of the queue. Raises RecordNotFound, InvalidInput."""

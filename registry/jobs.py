@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
 
 from registry.base import Frozen
 from registry.digest import digest
@@ -40,13 +40,16 @@ ANY_DEVICE = ""
 """The selector of a job that any daemon may take."""
 PAUSED_KEY = "jobs_paused_at"
 FREE: dict[str, Any] = {"acquired_by": None, "acquired_until": None}
+UNDONE: dict[str, Any] = {"attempts": JOBS.c.attempts - 1}
+"""Of a running job that is stopped at a wish: as if it had not been acquired."""
 
 
 class JobKey(Frozen):
     """The question of a job. `model` is what the user typed: of a local folder the absolute path.
 
     `python` is the interpreter that shall run the trials, None the daemon's own. `selector` says
-    who may take the job: a device's key ("cpu" or a GPU's UUID), a hardware digest, or ANY_DEVICE.
+    who may take the job: a device's key ("cpu" or a GPU's UUID), the name of a kind of them, or
+    ANY_DEVICE.
     """
 
     model: str
@@ -105,7 +108,8 @@ def enqueue(
     connection: Connection, body: JobBody, priority: int, now: datetime
 ) -> tuple[Job, bool]:
     """The open job of this key, else a new one, and whether it is new. The higher priority of the
-    two stays; what else the open job was asked stays as it is."""
+    two stays; what else the open job was asked stays as it is. Raises RegistryCorrupt where the
+    open job is damaged."""
     key_digest = body.key.digest
     is_open = (JOBS.c.key_digest == key_digest, JOBS.c.status.in_(OPEN))
     job_id = connection.scalar(select(JOBS.c.id).where(*is_open))
@@ -115,7 +119,7 @@ def enqueue(
         return get(connection, job_id), False
     values = {**derived_columns(body), **sealed(body), "priority": priority, "status": "queued"}
     values |= {"enqueued_at": to_time(now), "available_at": to_time(now)}
-    values |= dict.fromkeys(("attempts", "failures", "token", "renewals"), 0)
+    values |= dict.fromkeys(("attempts", "failures", "token", "renewals", "lease_s"), 0)
     job_id = connection.execute(insert(JOBS).values(**values).returning(JOBS.c.id)).scalar_one()
     return get(connection, job_id), True
 
@@ -134,7 +138,7 @@ def get(connection: Connection, job_id: int) -> Job:
     """Raises RecordNotFound, RegistryCorrupt."""
     row = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
     if row is None:
-        raise RecordNotFound(f"there is no job {job_id}", hint="`tuner status` lists them.")
+        raise _no_job(job_id)
     return job_of(row)
 
 
@@ -176,53 +180,66 @@ def job_of(row: AnyRow) -> Job:
         raise corrupt(what, "its status, owner or counters cannot be read") from error
 
 
-def cancel(connection: Connection, job_id: int, now: datetime) -> Job:
-    """End an open job. A daemon that is at it meets LeaseLost and stops. Raises RecordNotFound,
-    InvalidInput for a job that has ended already otherwise."""
-    job = get(connection, job_id)
-    if job.status == "cancelled":
-        return job
-    _refuse_ended(job, "cancelled")
+def cancel(connection: Connection, job_id: int, now: datetime) -> None:
+    """End an open job, also a damaged one. A daemon that is at it meets LeaseLost and stops. Raises
+    RecordNotFound, InvalidInput for a job that has ended already otherwise."""
+    if _status(connection, job_id) == "cancelled":
+        return
+    _open_status(connection, job_id, "cancelled")
     ended = {"status": "cancelled", "ended_at": to_time(now), "message": "cancelled by the user"}
-    return _take_away(connection, job, ended)
+    _take_away(connection, JOBS.c.id == job_id, ended)
 
 
-def pause(connection: Connection, job_id: int) -> Job:
-    """Keep an open job from being worked on until `resume`; its finished trials stay."""
-    job = get(connection, job_id)
-    _refuse_ended(job, "paused")
-    return job if job.status == "paused" else _take_away(connection, job, {"status": "paused"})
+def pause(connection: Connection, job_id: int) -> None:
+    """Keep an open job from being worked on until `resume`; its finished trials stay, and it is no
+    attempt of the job that it was stopped. Raises as `cancel` does."""
+    status = _open_status(connection, job_id, "paused")
+    if status == "running":
+        _take_away(connection, JOBS.c.id == job_id, {"status": "paused", **UNDONE})
+    elif status == "queued":
+        _take_away(connection, JOBS.c.id == job_id, {"status": "paused"})
 
 
-def resume(connection: Connection, job_id: int, now: datetime) -> Job:
-    """Queue a paused job again, or one that waits after a failure at once."""
-    job = get(connection, job_id)
-    _refuse_ended(job, "resumed")
-    if job.status == "running":
-        return job
-    return _take_away(connection, job, {"status": "queued", "available_at": to_time(now)})
+def resume(connection: Connection, job_id: int, now: datetime) -> None:
+    """Queue a paused job again, or one that waits after a failure at once. Raises as `cancel`
+    does."""
+    if _open_status(connection, job_id, "resumed") != "running":
+        queued = {"status": "queued", "available_at": to_time(now)}
+        _take_away(connection, JOBS.c.id == job_id, queued)
 
 
-def _take_away(connection: Connection, job: Job, values: dict[str, Any]) -> Job:
-    changed = {**values, **FREE, "token": job.token + 1}
-    connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**changed))
-    return get(connection, job.id)
+def _take_away(connection: Connection, which: ColumnElement[bool], values: dict[str, Any]) -> None:
+    changed = {**values, **FREE, "token": JOBS.c.token + 1}
+    connection.execute(update(JOBS).where(which).values(**changed))
 
 
-def _refuse_ended(job: Job, wanted: str) -> None:
-    if job.status not in OPEN:
+def _open_status(connection: Connection, job_id: int, wanted: str) -> str:
+    status = _status(connection, job_id)
+    if status not in OPEN:
         raise InvalidInput(
-            f"job {job.id} is {job.status}: it cannot be {wanted}",
+            f"job {job_id} is {status}: it cannot be {wanted}",
             hint="`tuner enqueue` asks for the same again.",
         )
+    return status
+
+
+def _status(connection: Connection, job_id: int) -> str:
+    """Of its row alone: a damaged job can be steered too. Raises RecordNotFound."""
+    status: str | None = connection.scalar(select(JOBS.c.status).where(JOBS.c.id == job_id))
+    if status is None:
+        raise _no_job(job_id)
+    return status
+
+
+def _no_job(job_id: int) -> RecordNotFound:
+    return RecordNotFound(f"there is no job {job_id}", hint="`tuner status` lists them.")
 
 
 def pause_all(connection: Connection, now: datetime) -> None:
     """No job is given out until `resume_all`; running ones are taken away."""
     connection.execute(delete(META).where(META.c.key == PAUSED_KEY))
     connection.execute(insert(META).values(key=PAUSED_KEY, value=to_time(now)))
-    running = update(JOBS).where(JOBS.c.status == "running")
-    connection.execute(running.values(status="queued", token=JOBS.c.token + 1, **FREE))
+    _take_away(connection, JOBS.c.status == "running", {"status": "queued", **UNDONE})
 
 
 def resume_all(connection: Connection) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import ColumnElement, Connection, or_, select, update
 
 from registry.errors import LeaseLost, RecordNotFound
 from registry.jobs import FREE, Job, get, job_of, paused_since
@@ -23,6 +23,8 @@ from registry.rows import AnyRow, readable, to_time
 from registry.schema import JOBS, STUDIES
 
 MAX_FAILURES = 5
+LOSSES_AT_ONCE = 3
+"""How often a job is queued again at once when who worked at it is gone."""
 FIRST_BACK_OFF = timedelta(minutes=1)
 LONGEST_BACK_OFF = timedelta(hours=6)
 
@@ -37,12 +39,14 @@ class Lease:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A running job as it was seen: `renewals` stands still where nobody keeps the lease."""
+    """A running job as it was seen: `renewals` stands still where nobody keeps the lease, which
+    lasts `lease_s` without one, as its owner has said."""
 
     job_id: int
     token: int
     renewals: int
     owner: str
+    lease_s: float
 
 
 def acquire(
@@ -74,7 +78,7 @@ def acquire(
         return None
     token = job.token + 1
     values = {"status": "running", "acquired_by": owner, "token": token, "renewals": 0}
-    values |= {"acquired_until": to_time(now + duration), "attempts": JOBS.c.attempts + 1}
+    values |= {"attempts": JOBS.c.attempts + 1, **_lasting(now, duration)}
     connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(**values))
     return Lease(get(connection, job.id), token)
 
@@ -89,8 +93,19 @@ def _first_readable(rows: Iterable[AnyRow]) -> Job | None:
 
 def extend(connection: Connection, lease: Lease, now: datetime, duration: timedelta) -> None:
     """A heartbeat. Raises LeaseLost."""
-    until = to_time(now + duration)
-    _change(connection, lease, {"acquired_until": until, "renewals": JOBS.c.renewals + 1})
+    values = {"renewals": JOBS.c.renewals + 1, **_lasting(now, duration)}
+    _change(connection, lease, values)
+
+
+def _lasting(now: datetime, duration: timedelta) -> dict[str, Any]:
+    return {"acquired_until": to_time(now + duration), "lease_s": duration.total_seconds()}
+
+
+def require(connection: Connection, lease: Lease) -> None:
+    """For a write that is part of the work at a job: within the same transaction, so that nobody
+    can take the job away in between. Raises LeaseLost."""
+    if connection.scalar(select(JOBS.c.id).where(*_held(lease))) is None:
+        raise _lost(connection, lease)
 
 
 def note_study(connection: Connection, lease: Lease, study_id: str) -> None:
@@ -130,13 +145,15 @@ def hand_back(
 
 def sightings(connection: Connection) -> tuple[Sighting, ...]:
     """Every running job, to be watched."""
-    columns = (JOBS.c.id, JOBS.c.token, JOBS.c.renewals, JOBS.c.acquired_by)
+    columns = (JOBS.c.id, JOBS.c.token, JOBS.c.renewals, JOBS.c.acquired_by, JOBS.c.lease_s)
     query = select(*columns).where(JOBS.c.status == "running").order_by(JOBS.c.id)
     return tuple(Sighting(*row) for row in connection.execute(query))
 
 
 def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tuple[Job, ...]:
-    """Queue the jobs again whose leases are still exactly as they were seen."""
+    """Queue the jobs again whose leases are still exactly as they were seen. A job that was lost
+    time and again rests before the next: it may be what kills the daemon, or the whole machine. A
+    damaged job is queued too, and left out of the answer."""
     reaped = []
     for seen in lost:
         unchanged = (
@@ -145,11 +162,19 @@ def reap(connection: Connection, lost: Iterable[Sighting], now: datetime) -> tup
             JOBS.c.token == seen.token,
             JOBS.c.renewals == seen.renewals,
         )
-        values = {"status": "queued", "token": seen.token + 1, "available_at": to_time(now), **FREE}
+        later = to_time(now + _rest(connection, seen.job_id))
+        values = {"status": "queued", "token": seen.token + 1, "available_at": later, **FREE}
         values["message"] = f"the process that worked at it is gone ({seen.owner})"
         if connection.execute(update(JOBS).where(*unchanged).values(**values)).rowcount:
-            reaped.append(get(connection, seen.job_id))
-    return tuple(reaped)
+            reaped.append(seen.job_id)
+    return readable(connection.execute(select(JOBS).where(JOBS.c.id.in_(reaped))), job_of)
+
+
+def _rest(connection: Connection, job_id: int) -> timedelta:
+    """What was acquired, and neither handed back nor failed, was lost."""
+    lost = JOBS.c.attempts - JOBS.c.failures
+    times = connection.scalar(select(lost).where(JOBS.c.id == job_id)) or 0
+    return back_off(times - LOSSES_AT_ONCE) if times > LOSSES_AT_ONCE else timedelta()
 
 
 def back_off(failures: int) -> timedelta:
@@ -163,14 +188,17 @@ def _end(connection: Connection, lease: Lease, values: dict[str, Any], now: date
 
 
 def _change(connection: Connection, lease: Lease, values: dict[str, Any]) -> Job:
-    held = (
+    if not connection.execute(update(JOBS).where(*_held(lease)).values(**values)).rowcount:
+        raise _lost(connection, lease)
+    return get(connection, lease.job.id)
+
+
+def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
+    return (
         JOBS.c.id == lease.job.id,
         JOBS.c.token == lease.token,
         JOBS.c.status == "running",
     )
-    if not connection.execute(update(JOBS).where(*held).values(**values)).rowcount:
-        raise _lost(connection, lease)
-    return get(connection, lease.job.id)
 
 
 def _lost(connection: Connection, lease: Lease) -> LeaseLost:

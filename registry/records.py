@@ -28,7 +28,7 @@ from registry.rows import (
     prefix_range,
     to_time,
 )
-from registry.schema import FETCHES, RECORD_READER, RECORDS, VERIFICATIONS
+from registry.schema import FETCHES, PINS, RECORD_READER, RECORDS, VERIFICATIONS
 from registry.signing import ArtifactStatement, Signature
 from registry.verification import Verification
 
@@ -39,9 +39,10 @@ class StoredRecord(Frozen):
     """A record and what happened to it since it was published.
 
     `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
-    taken out of service. `signature`, None if unsigned, is over `statement`: the bytes as they
-    were stored, which a newer release might write otherwise. `verification` is what came of the
-    last time its plan was run again, None if it never was.
+    taken out of service; `pinned` whether people hold on to its key (`registry.pins`).
+    `signature`, None if unsigned, is over `statement`: the bytes as they were stored, which a newer
+    release might write otherwise. `verification` is what came of the last time its plan was run
+    again, None if it never was.
     """
 
     # Built when first written as JSON: answering an app needs the values only.
@@ -53,6 +54,7 @@ class StoredRecord(Frozen):
     published_at: datetime
     superseded_by: str | None = None
     revoked_reason: str | None = None
+    pinned: bool = False
     statement: ArtifactStatement | None = None
     signature: Signature | None = None
     verification: Verification | None = None
@@ -98,8 +100,9 @@ def derived_columns(record: TuningRecord) -> dict[str, Any]:
 def select_records(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Rows for `stored`, newest publication first."""
     return (
-        select(RECORDS, FETCHES.c.fetches, *verifications.COLUMNS)
+        select(RECORDS, FETCHES.c.fetches, PINS.c.pinned_at, *verifications.COLUMNS)
         .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)
+        .outerjoin(PINS, PINS.c.key_digest == RECORDS.c.key_digest)
         .outerjoin(VERIFICATIONS, VERIFICATIONS.c.record_id == RECORDS.c.id)
         .where(*conditions)
         .order_by(RECORDS.c.publication.desc(), RECORDS.c.id)
@@ -124,6 +127,7 @@ def stored(row: AnyRow) -> StoredRecord:
         published_at=from_time(row.published_at, what),
         superseded_by=row.superseded_by,
         revoked_reason=row.revoked_reason,
+        pinned=row.pinned_at is not None,
         statement=ArtifactStatement.of_record(row.body, record.key.digest),
         signature=signature_of(row),
         verification=verifications.verification_of(row),
@@ -160,31 +164,19 @@ def candidates_query(
         RECORDS.c.plan_format <= max_format,
         RECORDS.c.minimum_reader <= RECORD_READER,
     ]
-    conditions += [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
+    conditions += _equal(wanted)
     if max_peak_vram_bytes is not None:
         conditions.append(RECORDS.c.peak_vram_bytes <= max_peak_vram_bytes)
     return select_records(*conditions)
 
 
-def history_query(
-    model_name: str | None,
-    key_digest: str | None,
-    limit: int,
-    *,
-    architecture: str | None = None,
-    plan_digest: str | None = None,
-) -> Select[Any]:
-    """Records of every status."""
-    conditions = []
-    if architecture is not None:
-        conditions.append(RECORDS.c.architecture == architecture)
-    if plan_digest is not None:
-        conditions.append(RECORDS.c.plan_digest == plan_digest)
-    if model_name is not None:
-        conditions.append(RECORDS.c.model_name == model_name)
-    if key_digest is not None:
-        conditions.append(RECORDS.c.key_digest == key_digest)
-    return select_records(*conditions).limit(limit)
+def history_query(wanted: Mapping[str, str | None], limit: int) -> Select[Any]:
+    """Records of every status whose columns equal every value of `wanted` that is not None."""
+    return select_records(*_equal(wanted)).limit(limit)
+
+
+def _equal(wanted: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
+    return [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
 
 
 def note_fetch(connection: Connection, record_id: str, now: datetime) -> None:

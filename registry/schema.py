@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_HEAD = "0_4_0"
+SCHEMA_HEAD = "0_3_0"
 """The newest migration, named by its release. A test holds it equal to alembic's head."""
 
 RECORD_READER = 1
@@ -189,6 +189,14 @@ VERIFICATIONS = Table(
 )
 """The newest of each record. Those before it are studies."""
 
+PINS = Table(
+    "pins",
+    METADATA,
+    Column("key_digest", DIGEST, primary_key=True),
+    Column("pinned_at", TIME, nullable=False),
+)
+"""Keys of records that people hold on to: the current record of such a key goes before others."""
+
 INVENTORIES = Table(
     "inventories",
     METADATA,
@@ -242,6 +250,7 @@ JOBS = Table(
     Column("acquired_until", TIME),
     Column("token", Integer, nullable=False),
     Column("renewals", Integer, nullable=False),
+    Column("lease_s", Float, nullable=False),
     Column("study_id", ForeignKey("studies.id")),
     Column("message", Text),
     Column("body", LargeBinary, nullable=False),
@@ -263,4 +272,5 @@ JOBS = Table(
     sqlite_autoincrement=True,
 )
 """What a daemon shall tune. `token` grows whenever a job is acquired or taken away: who holds an
-older one may no longer write (a fencing token). `renewals` counts heartbeats of one lease."""
+older one may no longer write (a fencing token). `renewals` counts heartbeats of one lease, which
+lasts `lease_s` after each."""

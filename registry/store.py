@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from registry.environment import Hardware, Runtime
     from registry.inventory import ModelInventory
     from registry.job_queue import JobQueue
+    from registry.leases import Lease
     from registry.maintenance import Collected
+    from registry.quotas import Quota, Trimmed
     from registry.timing import Timing, TimingKey
     from registry.timings import Kept, Places, StoredTiming
     from registry.verification import Verification
@@ -139,15 +141,22 @@ class Registry:
         now: datetime,
         keys: SigningKeys | None = None,
         end: StudyEnd | None = None,
+        lease: Lease | None = None,
     ) -> tuple[str, ...]:
         """All of them or none; their ids in the same order.
 
         The current record of the same key is superseded. With `keys` the records and their
-        artifacts are signed. With `end` the study ends in the same transaction. Publishing a
-        record again changes nothing. Raises InvalidInput where a record contradicts its own key.
+        artifacts are signed. With `end` the study ends in the same transaction. With `lease`,
+        that of the job this is done for, nothing happens unless it still holds. Publishing a
+        record again changes nothing. Raises InvalidInput where a record contradicts its own key,
+        LeaseLost.
         """
         prepared = [publishing.prepare(record, keys) for record in new_records]
         with self._database.write() as connection:
+            if lease is not None:
+                from registry import leases
+
+                leases.require(connection, lease)
             publishing.publish(connection, prepared, now)
             if end is not None:
                 studies.end(connection, end, now)
@@ -192,20 +201,21 @@ class Registry:
         *,
         model_name: str | None = None,
         key_digest: str | None = None,
+        study: str | None = None,
         architecture: str | None = None,
         plan_digest: str | None = None,
         limit: int = 200,
     ) -> tuple[StoredRecord, ...]:
-        """Records of every status, newest publication first."""
-        return self._readable(
-            records.history_query(
-                model_name,
-                key_digest,
-                limit,
-                architecture=architecture,
-                plan_digest=plan_digest,
-            )
-        )
+        """Records of every status for which every given value is equal, newest publication
+        first."""
+        wanted = {
+            "model_name": model_name,
+            "key_digest": key_digest,
+            "study": study,
+            "architecture": architecture,
+            "plan_digest": plan_digest,
+        }
+        return self._readable(records.history_query(wanted, limit))
 
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""
@@ -222,6 +232,21 @@ class Registry:
         """Revoke a record and put the version before it into service: see `registry.versions`."""
         with self._database.write() as connection:
             return versions.rollback(connection, record_id, now)
+
+    def pin(self, record_id: str, *, now: datetime) -> str:
+        """Prefer a record in service to all others for its own question: see `registry.pins`. The
+        id."""
+        from registry import pins
+
+        with self._database.write() as connection:
+            return pins.pin(connection, record_id, now)
+
+    def unpin(self, record_id: str) -> str:
+        """Undo `pin`. The id."""
+        from registry import pins
+
+        with self._database.write() as connection:
+            return pins.unpin(connection, record_id)
 
     def note_fetch(self, record_id: str, now: datetime) -> None:
         """Count an answer, best effort: a registry that cannot be written, or is busy, still
@@ -345,6 +370,12 @@ class Registry:
         from registry import maintenance
 
         return maintenance.collect_garbage(self._database, self._artifacts, now=now, grace=grace)
+
+    def trim(self, quota: Quota) -> Trimmed:
+        """Let go of artifacts and trials beyond a quota; see `registry.quotas` for what stays."""
+        from registry import quotas
+
+        return quotas.trim(self._database, quota)
 
     def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:
         with self._database.read() as connection:

@@ -97,18 +97,14 @@ def _insert(connection: Connection, body: StudyBody, now: datetime) -> str:
 
 
 def end(connection: Connection, outcome: StudyEnd, now: datetime) -> None:
-    """Raises RecordNotFound."""
-    changed = connection.execute(
-        update(STUDIES)
-        .where(STUDIES.c.id == outcome.study_id)
-        .values(
-            status=outcome.status,
-            summary=canonical_json(outcome.summary),
-            finished_at=to_time(now),
-        )
-    )
-    if changed.rowcount == 0:
-        raise _no_study(outcome.study_id)
+    """A finished study stays so: who comes to another end after another has finished it comes too
+    late. Raises RecordNotFound."""
+    this = update(STUDIES).where(STUDIES.c.id == outcome.study_id)
+    may_end = this if outcome.status == "finished" else this.where(STUDIES.c.status != "finished")
+    summary = canonical_json(outcome.summary)
+    ended = may_end.values(status=outcome.status, summary=summary, finished_at=to_time(now))
+    if connection.execute(ended).rowcount == 0:
+        get(connection, outcome.study_id)
 
 
 def find(connection: Connection, prefix: str) -> StudyRow:

@@ -56,6 +56,12 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy(source, target)
 
 
+def test_the_container_is_built_from_what_the_wheel_is() -> None:
+    lines = (ROOT / "Containerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert sorted(copied) == sorted([*SHIPPED, "constraints.txt"])
+
+
 def run(command: list[str], *, cwd: Path) -> str:
     """Standard output."""
     child = child_of(command, cwd=cwd)

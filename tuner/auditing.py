@@ -138,8 +138,7 @@ class Audit:
 
 def answers_of(registry: Registry, study: StudyRow) -> dict[str, TuningRecord]:
     """What a study has published before, by plan."""
-    found = registry.history(model_name=study.model.name)
-    return {item.record.plan.digest: item.record for item in found if item.record.study == study.id}
+    return {item.record.plan.digest: item.record for item in registry.history(study=study.id)}
 
 
 def audit_of(

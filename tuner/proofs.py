@@ -33,22 +33,32 @@ class Predictions(Protocol):
 @dataclass(frozen=True)
 class Proof:
     """A record that answers, and how it fits. `estimate` is for shapes that were not measured;
-    `value_s` is the objective's at the shapes asked for, lower is better."""
+    `value_s` is the objective's at the shapes asked for, lower is better; `is_pinned`: people hold
+    on to it for just this question."""
 
     stored: StoredRecord
     match: Match
     estimate: Estimate | None
     value_s: float
+    is_pinned: bool
 
     @property
-    def order(self) -> tuple[int, bool, bool, float, int, float]:
-        """The best kind of match, then what held when it was last run again, then figures that
-        nobody else had a part in, then the fastest, the smallest, the newest."""
+    def order(self) -> tuple[bool, int, bool, bool, float, int, float]:
+        """What is pinned, then the best kind of match, then what held when it was last run again,
+        then figures that nobody else had a part in, then the fastest, the smallest, the newest."""
         measured = self.stored.record.measurement
         newest = -self.stored.published_at.timestamp()
         disturbed = measured.contaminated is not None
         kind, peak = MATCH_ORDER.index(self.match.kind), measured.memory.peak_vram_bytes
-        return (kind, self.drifted, disturbed, self.value_s, peak, newest)
+        return (
+            not self.is_pinned,
+            kind,
+            self.drifted,
+            disturbed,
+            self.value_s,
+            peak,
+            newest,
+        )
 
     @property
     def drifted(self) -> bool:
@@ -80,7 +90,12 @@ class Proofs:
             return None
         is_warm = matched.kind == "exact" and bool(stored.record.artifacts)
         value_s = _value_s(self._request, stored.record.measurement, estimate, is_warm=is_warm)
-        return Proof(stored, matched, estimate, value_s)
+        return Proof(stored, matched, estimate, value_s, self._is_pinned(stored))
+
+    def _is_pinned(self, stored: StoredRecord) -> bool:
+        """A pin holds for the budget and the shapes that the record was proved for."""
+        same_budget = stored.record.budget_bytes == self._request.budget_bytes
+        return stored.pinned and same_budget and covers(stored.record, self._request.workload)
 
     def _estimate(self, record: TuningRecord) -> Estimate | None:
         """For shapes that were not measured: the prediction, moved by as much as the prediction

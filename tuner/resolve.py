@@ -78,7 +78,8 @@ def resolve(
     foresight: Predictions | None,
     experience: Experience | None = None,
 ) -> Answer:
-    """Among proved records within the budget and the policy the fastest of the best match kind.
+    """Among proved records within the budget and the policy one that is pinned, else the fastest
+    of the best match kind.
 
     `foresight` None: the model's inventory is unknown. `experience`: what speaks against plans that
     are only predicted. Raises NoPlan where there is no answer (with
@@ -87,7 +88,9 @@ def resolve(
     proofs = Proofs(request, environment, foresight)
     found = [proof for item in stored if (proof := proofs.consider(item)) is not None]
     if found:
-        best = _answer(min(found, key=lambda proof: proof.order), proofs.notes)
+        exact = [proof for proof in found if proof.match.kind == "exact"]
+        fitting = exact if request.strict and exact else found
+        best = _answer(min(fitting, key=lambda proof: proof.order), proofs.notes)
         if request.strict and best.match != "exact":
             raise _none_exact(request, best)
         return best
@@ -107,12 +110,14 @@ def _answer(proof: Proof, notes: Sequence[str]) -> Answer:
         mismatches=proof.match.mismatches,
         notes=(*_caveats(proof), *notes),
         artifacts_apply=exact and bool(record.artifacts),
-        retune_wanted=not exact or proof.drifted,
+        retune_wanted=(not exact or proof.drifted) and not proof.is_pinned,
     )
 
 
 def _caveats(proof: Proof) -> Iterator[str]:
     """What the kind of match means for the figures."""
+    if proof.is_pinned:
+        yield "pinned: given before all others until `tuner pin --remove`"
     if not proof.stored.record.quality.calibrated:
         yield "the picture was judged with random weights, by SQNR alone"
     contaminated = proof.stored.record.measurement.contaminated

@@ -1,10 +1,10 @@
-"""A polite request to stop, turned into an exception that unwinds like Ctrl-C does."""
+"""Polite requests to stop: as an exception that unwinds like Ctrl-C does, or as calls."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,6 +26,22 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def handling(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """Each signal calls its action, in the main thread; the handlers before come back at the end.
+    An action must be safe at any point of a program."""
+
+    def act(number: int, _frame: FrameType | None) -> None:
+        actions[signal.Signals(number)]()
+
+    before = {number: signal.signal(number, act) for number in actions}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from registry.environment import Environment
 from registry.errors import Interrupted, TrialFailed
 from registry.inventory import ModelInventory
+from registry.leases import Lease
 from registry.record import Failure, Measurement, Rung, Trial, TuningRecord
 from registry.signing import SigningKeys
 from registry.store import Registry
@@ -57,13 +58,15 @@ def run_study(
     keys: SigningKeys,
     clock: Clock,
     listener: Listener,
+    lease: Lease | None = None,
 ) -> StudyOutcome:
-    """Find, prove and publish the plans that answer `request` on this machine.
+    """Find, prove and publish the plans that answer `request` on this machine. `lease` is that of
+    the job this is done for: once lost, nothing is published.
 
     Raises NothingFits (naming the smallest budget that would do); TrialFailed where the model
     itself or no baseline can run; DeviceBusy where another run is at this very study; Interrupted
     or KeyboardInterrupt when stopped: then the study is marked interrupted, nothing of it is
-    published, and the same request continues it.
+    published, and the same request continues it. Raises LeaseLost.
     """
     time_limit = TimeLimit(clock, request.time_limit_s)
 
@@ -95,8 +98,8 @@ def run_study(
     desk = desk_at(settings.cache_dir / STUDY_FOLDER / row.id)
     with working_in(desk.folder, clock.now()):
         collect_abandoned(desk.folder.parent, registry, clock.now())
-        study = _Study(row, inventory, planning, desk, registry, keys, clock, time_limit, listener)
-        return study.run()
+        parts = (planning, desk, registry, keys, clock, time_limit, listener, lease)
+        return _Study(row, inventory, *parts).run()
 
 
 class _Study:
@@ -113,10 +116,11 @@ class _Study:
         clock: Clock,
         time_limit: TimeLimit,
         listener: Listener,
+        lease: Lease | None,
     ) -> None:
         self._row, self._inventory, self._planning, self._desk = row, inventory, planning, desk
         self._registry, self._keys, self._clock = registry, keys, clock
-        self._time_limit, self._listener = time_limit, listener
+        self._time_limit, self._listener, self._lease = time_limit, listener, lease
         self._environment: Environment = row.environment
         self._journal = Journal(registry, row.id, inventory, listener)
         self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
@@ -249,7 +253,9 @@ class _Study:
             self._summary["autoquant"] = self._mixture.as_data()
         audits = bool(records and self._desk.request.audit)
         end = StudyEnd(self._row.id, "interrupted" if audits else self._status, self._summary)
-        published = self._registry.publish(records, now=self._clock.now(), keys=self._keys, end=end)
+        published = self._registry.publish(
+            records, now=self._clock.now(), keys=self._keys, end=end, lease=self._lease
+        )
         return StudyOutcome(
             study_id=self._row.id,
             published=published,

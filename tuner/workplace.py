@@ -11,15 +11,20 @@ from pathlib import Path
 
 from registry.client import open_registry
 from registry.errors import DeviceBusy, TrialFailed
+from registry.leases import Lease
+from registry.signing import SigningKeys
 from registry.store import Registry
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings
 from tuner.detect import Detection, detect
+from tuner.events import Listener
 from tuner.foreign import FOREIGN_BYTES
 from tuner.locks import DeviceLock
 from tuner.protocol import EnvironmentJob
+from tuner.request import StudyOutcome, StudyRequest
 from tuner.runner import Limits, Runner
 from tuner.standby import standby_pays
+from tuner.study import run_study
 from tuner.units import format_bytes
 
 HELLO_LIMIT_S = 120.0
@@ -47,6 +52,23 @@ class Workplace:
     registry: Registry
     runner: Runner
     clock: Clock
+
+
+def study_at(
+    place: Workplace, request: StudyRequest, listener: Listener, *, lease: Lease | None = None
+) -> StudyOutcome:
+    """`run_study` with all that a workplace holds; raises as that does."""
+    return run_study(
+        request,
+        registry=place.registry,
+        runner=place.runner,
+        detection=place.detection,
+        settings=place.settings,
+        keys=SigningKeys(place.settings.config_dir),
+        clock=place.clock,
+        listener=listener,
+        lease=lease,
+    )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""The queue of tuning jobs that daemons work through.
+"""The queue of tuning jobs that daemons work through; records that people hold on to, and what came
+of the last time that a record's plan was run again. Trials are found by their plan.
 
 Nothing that was there is touched, so readers of 0_1_0 may still read.
 
@@ -19,10 +20,13 @@ depends_on = None
 def upgrade() -> None:
     create_jobs()
     create_indexes()
+    create_pins()
+    create_verifications()
+    op.create_index("ix_trials_plan_digest", "trials", ["plan_digest"], unique=False)
 
 
 def downgrade() -> None:
-    """Jobs can be enqueued again; a registry is still never made older."""
+    """All of it can be made again; a registry is still never made older."""
     raise NotImplementedError("a registry is never downgraded")
 
 
@@ -45,6 +49,7 @@ def create_jobs() -> None:
         sa.Column("acquired_until", sa.String(length=32), nullable=True),
         sa.Column("token", sa.Integer(), nullable=False),
         sa.Column("renewals", sa.Integer(), nullable=False),
+        sa.Column("lease_s", sa.Float(), nullable=False),
         sa.Column("study_id", sa.String(length=32), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),
@@ -76,4 +81,26 @@ def create_indexes() -> None:
         ["key_digest"],
         unique=True,
         sqlite_where=sa.text("status IN ('queued', 'running', 'paused')"),
+    )
+
+
+def create_pins() -> None:
+    op.create_table(
+        "pins",
+        sa.Column("key_digest", sa.String(length=64), nullable=False),
+        sa.Column("pinned_at", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("key_digest", name="pk_pins"),
+    )
+
+
+def create_verifications() -> None:
+    op.create_table(
+        "verifications",
+        sa.Column("record_id", sa.String(length=64), nullable=False),
+        sa.Column("verified_at", sa.String(length=32), nullable=False),
+        sa.Column("holds", sa.Boolean(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["record_id"], ["records.id"], name="fk_verifications_record_id"),
+        sa.PrimaryKeyConstraint("record_id", name="pk_verifications"),
     )

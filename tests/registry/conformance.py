@@ -12,7 +12,7 @@ from registry.errors import InvalidInput, RecordNotFound, RegistryError, Untrust
 from registry.record import ArtifactRef
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.store import Registry
-from registry.studies import StudyEnd, StudyRow
+from registry.studies import StudyEnd, StudyEndStatus, StudyRow
 from registry.timing import TimingOutcome
 from tests.registry import samples
 from tests.registry.samples import NOW, later
@@ -27,6 +27,10 @@ def begin(registry: Registry, identity: str = "identity", minutes: float = 0) ->
         request={"vram": "2GB", "nested": {"seeds": [1, 2]}},
         now=later(minutes),
     )
+
+
+def pinned(registry: Registry) -> set[str]:
+    return {found.record.id for found in registry.candidates() if found.pinned}
 
 
 class RegistryConformance:
@@ -60,6 +64,20 @@ class RegistryConformance:
         assert (ended.status, ended.finished_at) == (status, later(1))
         assert ended.summary == {"best": 1.5}
         assert begin(registry, minutes=2).id != first.id
+
+    def test_a_finished_study_stays_finished(self, registry: Registry) -> None:
+        """Another who was at it comes too late with his end."""
+        study = begin(registry)
+        registry.finish_study(study.id, status="finished", summary={"best": 1.5}, now=later(1))
+        late: tuple[StudyEndStatus, ...] = ("interrupted", "failed")
+        for status in late:
+            registry.finish_study(study.id, status=status, summary={}, now=later(2))
+        ended = registry.study(study.id)
+        assert (ended.status, ended.summary, ended.finished_at) == (
+            "finished",
+            {"best": 1.5},
+            later(1),
+        )
 
     def test_another_identity_is_another_study(self, registry: Registry) -> None:
         assert begin(registry, "one").id != begin(registry, "two").id
@@ -142,6 +160,9 @@ class RegistryConformance:
         history = registry.history(key_digest=old.key.digest)
         assert [entry.record.id for entry in history] == [new.id, old.id]
         assert len(registry.history(model_name="tiny-flux")) == 3
+        later_study = samples.record(minutes=6, study="1" * 32)
+        registry.publish([later_study], now=later(6))
+        assert [one.record.id for one in registry.history(study="1" * 32)] == [later_study.id]
 
     def test_publishing_again_changes_nothing(self, registry: Registry) -> None:
         old, new = samples.record(), samples.record(minutes=5)
@@ -202,6 +223,22 @@ class RegistryConformance:
         assert (revoked.status, revoked.revoked_reason) == ("revoked", "black pictures")
         with pytest.raises(RecordNotFound):
             registry.revoke("f" * 64, reason="unknown", now=NOW)
+
+    def test_a_pin_stays_with_its_key(self, registry: Registry) -> None:
+        old, other = samples.record(), samples.record(threads=2)
+        registry.publish([old, other], now=NOW)
+        assert registry.pin(old.id[:12], now=NOW) == old.id
+        registry.pin(old.id, now=later(1))
+        assert pinned(registry) == {old.id}
+        new = samples.record(minutes=5)
+        registry.publish([new], now=later(5))
+        assert pinned(registry) == {new.id}
+        with pytest.raises(InvalidInput, match="is superseded"):
+            registry.pin(old.id, now=later(6))
+        assert registry.unpin(new.id) == new.id
+        assert pinned(registry) == set()
+        with pytest.raises(InvalidInput, match="is not pinned"):
+            registry.unpin(new.id)
 
     def test_rollback_walks_back_through_one_key(self, registry: Registry) -> None:
         versions = [samples.record(minutes=number) for number in range(3)]
@@ -430,7 +467,7 @@ class RegistryConformance:
         records = [samples.record(artifacts=(artifact,)), samples.record(threads=2)]
         registry.publish(records, now=NOW, keys=keys)
         other = registry.record(records[1].id)
-        with pytest.raises(UntrustedArtifact, match="does not belong"):
+        with pytest.raises(UntrustedArtifact, match="is not kept for"):
             registry.trusted_artifact(other, artifact, keys)
 
     # Upkeep

@@ -9,7 +9,7 @@ import pytest
 from registry.errors import InvalidInput, LeaseLost, RecordNotFound
 from registry.job_queue import JobQueue
 from registry.jobs import ANY_DEVICE, Job
-from registry.leases import LONGEST_BACK_OFF, MAX_FAILURES, Lease, back_off
+from registry.leases import LONGEST_BACK_OFF, LOSSES_AT_ONCE, MAX_FAILURES, Lease, back_off
 from registry.store import Registry
 from tests.registry import samples
 from tests.registry.conformance import begin
@@ -147,6 +147,16 @@ class JobConformance:
         with pytest.raises(RecordNotFound):
             jobs.note_study(lease, "f" * 32)
 
+    def test_only_who_holds_the_lease_publishes(self, registry: Registry, jobs: JobQueue) -> None:
+        enqueue(jobs)
+        lost = held(jobs)
+        jobs.reap(jobs.sightings(), now=later(1))
+        with pytest.raises(LeaseLost, match="is queued"):
+            registry.publish([samples.record()], now=later(1), lease=lost)
+        assert registry.history() == ()
+        registry.publish([samples.record()], now=later(2), lease=held(jobs, at=later(2)))
+        assert len(registry.history()) == 1
+
     # Leases that are lost
 
     def test_a_lease_that_nobody_renews_is_reaped(self, jobs: JobQueue) -> None:
@@ -168,6 +178,13 @@ class JobConformance:
         jobs.finish(new, message="once", now=later(4))
         assert jobs.get(new.job.id).message == "once"
 
+    def test_a_sighting_says_how_long_the_lease_lasts(self, jobs: JobQueue) -> None:
+        enqueue(jobs)
+        lease = held(jobs)
+        assert [seen.lease_s for seen in jobs.sightings()] == [DURATION.total_seconds()]
+        jobs.extend(lease, now=later(1), duration=5 * DURATION)
+        assert [seen.lease_s for seen in jobs.sightings()] == [5 * DURATION.total_seconds()]
+
     def test_a_renewed_lease_is_not_reaped(self, jobs: JobQueue) -> None:
         enqueue(jobs)
         lease = held(jobs)
@@ -175,6 +192,21 @@ class JobConformance:
         jobs.extend(lease, now=later(1), duration=DURATION)
         assert jobs.reap(seen, now=later(2)) == ()
         assert jobs.get(lease.job.id).status == "running"
+
+    def test_a_job_that_is_lost_time_and_again_rests(self, jobs: JobQueue) -> None:
+        """Perhaps it takes down every daemon that works at it."""
+        enqueue(jobs)
+        jobs.fail(held(jobs), message="once", now=NOW)
+        now = later(1)
+        for _ in range(LOSSES_AT_ONCE):
+            held(jobs, at=now)
+            (job,) = jobs.reap(jobs.sightings(), now=now)
+            assert job.available_at == now
+        for number in range(1, 4):
+            held(jobs, at=now)
+            (job,) = jobs.reap(jobs.sightings(), now=now)
+            assert (job.status, job.available_at) == ("queued", now + back_off(number))
+            now = job.available_at
 
     def test_a_lease_is_reaped_once(self, jobs: JobQueue) -> None:
         enqueue(jobs)
@@ -206,10 +238,12 @@ class JobConformance:
     def test_a_cancelled_job_is_taken_from_its_owner(self, jobs: JobQueue) -> None:
         enqueue(jobs)
         lease = held(jobs)
-        assert jobs.cancel(lease.job.id, now=later(1)).status == "cancelled"
+        jobs.cancel(lease.job.id, now=later(1))
         with pytest.raises(LeaseLost, match="cancelled"):
             jobs.extend(lease, now=later(2), duration=DURATION)
-        assert jobs.cancel(lease.job.id, now=later(3)).ended_at == later(1)
+        jobs.cancel(lease.job.id, now=later(3))
+        job = jobs.get(lease.job.id)
+        assert (job.status, job.ended_at, job.acquired_by) == ("cancelled", later(1), None)
         assert acquire(jobs) is None
 
     def test_a_job_that_ended_cannot_be_steered(self, jobs: JobQueue) -> None:
@@ -228,7 +262,8 @@ class JobConformance:
         assert held(jobs).job.id == other.id
         assert acquire(jobs) is None
         jobs.resume(job.id, now=NOW)
-        assert held(jobs).job.id == job.id
+        lease = held(jobs)
+        assert (lease.job.id, lease.job.attempts) == (job.id, 1), "stopped at a wish is no attempt"
 
     def test_resuming_ends_the_wait_after_a_failure(self, jobs: JobQueue) -> None:
         job = enqueue(jobs)
@@ -247,4 +282,5 @@ class JobConformance:
         assert acquire(jobs, at=later(2)) is None
         jobs.resume(now=later(3))
         assert jobs.paused_since() is None
-        assert held(jobs, at=later(3)).job.id == lease.job.id
+        again = held(jobs, at=later(3))
+        assert (again.job.id, again.job.attempts) == (lease.job.id, 1)

@@ -45,3 +45,22 @@ def test_a_damaged_job_is_found_and_left_out(
     with pytest.raises(RegistryCorrupt):
         registry.jobs.get(broken.id)
     assert any(f"job {broken.id}" in problem for problem in registry.check())
+
+
+def test_a_damaged_job_keeps_no_other_from_being_reaped_and_can_be_cancelled(
+    registry: Registry,
+) -> None:
+    jobs = registry.jobs
+    for number in range(2):
+        jobs.enqueue(samples.job(10**9 + number), priority=0, now=samples.NOW)
+    for owner in ("a", "b"):
+        jobs.acquire(owner, (ANY_DEVICE,), now=samples.NOW, duration=timedelta(minutes=1))
+    with open_database(registry.path, create=False).write() as connection:
+        connection.execute(update(JOBS).where(JOBS.c.id == 1).values(body=b"{}"))
+    reaped = jobs.reap(jobs.sightings(), now=samples.later(2))
+    assert [job.id for job in reaped] == [2]
+    assert jobs.counts() == {"queued": 2}
+    with pytest.raises(RegistryCorrupt, match="job 1"):
+        jobs.enqueue(samples.job(10**9), priority=0, now=samples.later(3))
+    jobs.cancel(1, now=samples.later(3))
+    assert jobs.enqueue(samples.job(10**9), priority=0, now=samples.later(4))[1]

@@ -85,21 +85,10 @@ def test_a_registry_of_release_0_2_0_opens(path: Path) -> None:
     assert registry.jobs.list() == ()
     job, is_new = registry.jobs.enqueue(samples.job(), priority=1, now=samples.NOW)
     assert (registry.jobs.get(job.id), is_new) == (job, True)
-
-
-def test_a_registry_of_release_0_3_0_opens(path: Path) -> None:
-    path.write_bytes(gzip.decompress((DATA / "registry-0_3_0.sqlite3.gz").read_bytes()))
-    with pytest.raises(RegistryTooOld, match="0_3_0"):
-        open_registry(path)
-    assert upgrade_registry(path) == ("0_3_0", SCHEMA_HEAD)
-    registry = open_registry(path, create=False)
-    (job,) = registry.jobs.list()
-    assert (job.status, job.body) == ("queued", samples.job())
     current, superseded = registry.history()
     assert current.verification is superseded.verification is None
     registry.note_verification(samples.verification(current.record))
     assert registry.record(current.record.id).verification is not None
-    assert [problem for problem in registry.check() if "artifact" not in problem] == []
 
 
 def test_an_older_release_may_read_a_registry_with_timings(registry: Registry) -> None:

@@ -296,6 +296,21 @@ def test_an_exact_record_comes_before_a_faster_stale_one() -> None:
     assert resolve(ask(), records, HERE, None).plan == SLOW
 
 
+def test_a_pinned_record_comes_before_all_others_for_its_own_question() -> None:
+    old = stored(FAST, 160.0, environment=h200(driver="1")).model_copy(update={"pinned": True})
+    records = [old, stored(SLOW, 140.0)]
+    answer = resolve(ask(budget_bytes=80 * GB), records, HERE, None)
+    assert (answer.plan, answer.match) == (FAST, "stale")
+    assert any("pinned" in note for note in answer.notes)
+    assert not answer.retune_wanted, "whoever holds on to it wants no other"
+    for other in (
+        ask(budget_bytes=24 * GB),
+        ask(SMALL, budget_bytes=80 * GB),
+        ask(budget_bytes=80 * GB, strict=True),
+    ):
+        assert resolve(other, records, HERE, FakeForesight()).plan == SLOW
+
+
 def test_host_memory_has_its_own_budget() -> None:
     records = [stored(FAST, host_bytes=64 * GB), stored(SLOW, 140.0, host_bytes=8 * GB)]
 

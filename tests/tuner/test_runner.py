@@ -20,7 +20,7 @@ from tests.tuner.fake_worker import CPU, GENEROUS, JOB, MIB, Bench, trial_job, t
 from tuner.proc import process_table
 from tuner.protocol import Event, Hello, Progress, TrialResult
 from tuner.runner import Limits, Outcome
-from tuner.sampler import Sample
+from tuner.sampler import Sample, Sampler
 
 WELL_BEHAVED = "hello(); progress('load'); done()"
 
@@ -37,6 +37,21 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     assert our_children() <= before
     assert bench.runner(WELL_BEHAVED).run(JOB, GENEROUS).result is not None
+
+
+@pytest.fixture
+def weighed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that notes `ready` finds the note `weighed` when its memory was weighed after
+    that."""
+    weigh = Sampler._weigh
+
+    def noting(sampler: Sampler) -> None:
+        is_ready = (bench.notes / "ready").exists()
+        weigh(sampler)
+        if is_ready:
+            (bench.notes / "weighed").touch()
+
+    monkeypatch.setattr(Sampler, "_weigh", noting)
 
 
 def failure_of(outcome: Outcome) -> tuple[str, str]:
@@ -243,6 +258,7 @@ def test_host_memory_over_the_cap_counts_children(bench: Bench) -> None:
     assert message.startswith("host memory reached 0.")
 
 
+@pytest.mark.usefixtures("weighed")
 def test_memory_of_compilers_is_not_the_models(bench: Bench) -> None:
     """A process called cc1plus, as the C++ compiler's is."""
     body = """
@@ -253,7 +269,8 @@ def test_memory_of_compilers_is_not_the_models(bench: Bench) -> None:
         [os.path.join(NOTES, "cc1plus"), "-S", "-c", code], stdout=subprocess.PIPE
     )
     child.stdout.readline()
-    time.sleep(0.6)
+    tell("ready", "yes")
+    until_noted("weighed")
     done()
     """
     outcome = bench.runner(body).run(JOB, GENEROUS)
@@ -261,6 +278,7 @@ def test_memory_of_compilers_is_not_the_models(bench: Bench) -> None:
     assert outcome.host_peak_bytes < 150 * MIB
 
 
+@pytest.mark.usefixtures("weighed")
 def test_short_peak_between_two_weighings_is_seen(bench: Bench) -> None:
     body = """
     hello(host_baseline_bytes=pss())
@@ -269,7 +287,8 @@ def test_short_peak_between_two_weighings_is_seen(bench: Bench) -> None:
     del kept
     time.sleep(0.1)
     progress("steps")
-    time.sleep(0.6)
+    tell("ready", "yes")
+    until_noted("weighed")
     done()
     """
     outcome = bench.runner(body).run(JOB, GENEROUS)
@@ -352,13 +371,15 @@ def test_keyboard_interrupt_ends_the_worker_and_passes_through(bench: Bench) -> 
     assert int(bench.note("pid")) not in process_table()
 
 
+@pytest.mark.usefixtures("weighed")
 def test_samples_for_a_live_view(bench: Bench) -> None:
     samples: list[Sample] = []
     body = """
     hello(host_baseline_bytes=pss())
     progress("load")
     kept = b"x" * (64 * 2**20)
-    time.sleep(0.6)
+    tell("ready", "yes")
+    until_noted("weighed")
     done()
     """
     bench.runner(body).run(JOB, GENEROUS, on_sample=samples.append)
@@ -375,14 +396,19 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     kept = b"x" * (64 * 2**20)
     time.sleep(0.1)
     progress("steps")
-    time.sleep(0.6)  # a sample between the event and its being read counts to the load
+    until_noted("heard")  # until the event is read, samples count to the load
     more = b"x" * (64 * 2**20)
     time.sleep(0.1)
     tell("device", job["device_index"])
     tell("variables", json.dumps(dict(os.environ)))
     say(json.loads({trial_result(PeakMemory(peak_vram_bytes=0, load_peak_vram_bytes=0))!r}))
     """
-    outcome = bench.runner(body).run(trial_job(bench.folder / "compiled"), GENEROUS)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Progress) and event.phase == "steps":
+            (bench.notes / "heard").touch()
+
+    outcome = bench.runner(body).run(trial_job(bench.folder / "compiled"), GENEROUS, hear)
     assert isinstance(outcome.result, TrialResult)
     memory = outcome.result.measurement.memory
     assert 120 * MIB < memory.peak_vram_bytes < 160 * MIB

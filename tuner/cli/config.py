@@ -52,5 +52,6 @@ def _read(path: Path | None) -> tuple[Path, Config]:
     from tuner.config import load_settings
     from tuner.daemon.config import CONFIG_FILE, load_config
 
+    is_named = path is not None
     path = path or load_settings().config_dir / CONFIG_FILE
-    return path, load_config(path)
+    return path, load_config(path, must_exist=is_named)

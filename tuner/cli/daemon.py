@@ -45,6 +45,7 @@ def command(
     configuration again.
     """
     if context.invoked_subcommand is not None:
+        refuse_misplaced(context)
         return
     from registry.errors import InvalidInput
     from tuner.cli.opening import settings_for
@@ -62,9 +63,21 @@ def command(
             hint="pip install 'diffusion-tuner[daemon]'",
         ) from error
     settings = settings_for(registry_url)
-    config = load_config(config_path or settings.config_dir / CONFIG_FILE)
+    config = load_config(
+        config_path or settings.config_dir / CONFIG_FILE, must_exist=config_path is not None
+    )
     logs.set_up(log_format)
     serve(Start(settings, config, gpu, once, config_path), SystemClock())
+
+
+def refuse_misplaced(context: click.Context) -> None:
+    """An option before the subcommand would be lost. Raises click.UsageError."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} belongs after `{context.invoked_subcommand}`"
+            )
 
 
 @command.command("install")
@@ -91,14 +104,14 @@ def install(
     from tuner.daemon.unit import Unit
 
     settings = settings_for(registry_url)
+    registry = database_path(settings.registry)
     given = {
         "--gpu": gpu,
-        "--registry": registry_url,
+        "--registry": None if registry_url is None else str(registry),
         "--config": None if config_path is None else str(config_path.absolute()),
     }
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    registry_dir = database_path(settings.registry).parent
-    folders = (settings.data_dir, settings.cache_dir, registry_dir, settings.hub_cache_dir)
+    folders = (settings.data_dir, settings.cache_dir, registry.parent, settings.hub_cache_dir)
     unit = Unit(
         python=sys.executable,
         arguments=(*words, "--log-format", "json"),

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuner.cli.options import (
-    DURATION,
-    batch_sizes_option,
-    host_memory_option,
     json_option,
-    model_option,
     objective_option,
     policy_option,
+    python_option,
+    question_options,
     registry_option,
-    resolutions_option,
-    revision_option,
-    vram_option,
-    weights_option,
+    steps_option,
+    time_limit_option,
 )
 from tuner.cli.output import print_json
 
@@ -32,32 +28,20 @@ ASKED_PRIORITY = 100
 
 
 @click.command("enqueue")
-@model_option()
-@vram_option()
-@host_memory_option()
-@resolutions_option()
-@batch_sizes_option()
-@weights_option()
-@revision_option()
+@question_options()
 @policy_option()
 @objective_option()
-@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps.")
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=DURATION,
-    help="Publish the best proved by then, such as 8m or 1h30m.  [default: none]",
-)
-@click.option(
-    "--python",
-    type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),
-    help="The app's interpreter: tuned for what is installed there.  [default: the daemon's own]",
+@steps_option()
+@time_limit_option()
+@python_option(
+    "The app's interpreter: tuned for what is installed there.  [default: the daemon's own]"
 )
 @click.option(
     "--gpu",
     "selector",
     metavar="GPU",
     default="",
+    callback=lambda _context, _parameter, value: selector_of(value),
     help="UUID or name of the GPU that shall do it, or `cpu`.  [default: any daemon's]",
 )
 @click.option(
@@ -86,6 +70,14 @@ def command(priority: int, as_json: bool, registry_url: str | None, **asked: Any
         print_json({"job": job.id, "new": is_new, "status": job.status})
     else:
         click.echo(f"job {job.id} is {'enqueued' if is_new else f'{job.status} already'}")
+
+
+def selector_of(gpu: str) -> str:
+    """Raises click.BadParameter for an index, which is another GPU for each daemon that reads it:
+    no daemon would ever take the job."""
+    if gpu.isdecimal():
+        raise click.BadParameter(f"{gpu} is an index; give the UUID (`nvidia-smi -L`) or the name")
+    return gpu
 
 
 def body_of(asked: Mapping[str, Any]) -> JobBody:

@@ -37,7 +37,7 @@ def command(
     if studies:
         _print_studies(registry.studies(model_name=name, limit=limit), as_json)
     else:
-        _print_records(registry.history(model_name=name)[:limit], as_json)
+        _print_records(registry.history(model_name=name, limit=limit), as_json)
 
 
 def _print_records(found: Sequence[StoredRecord], as_json: bool) -> None:

@@ -28,7 +28,7 @@ def command(job_id: int, lines: int | None, follow: bool, registry_url: str | No
     from registry.errors import RecordNotFound
     from registry.jobs import OPEN
     from tuner.cli.opening import opened, settings_for
-    from tuner.daemon.service import job_log
+    from tuner.daemon.job_logs import job_log
 
     queue = opened(registry_url).jobs
     job = queue.get(job_id)

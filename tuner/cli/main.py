@@ -31,6 +31,7 @@ COMMANDS = {
     "model-error": "tuner.cli.model_error",
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",
+    "pin": "tuner.cli.pin",
     "registry": "tuner.cli.registry",
     "autoquant": "tuner.cli.autoquant",
     "enqueue": "tuner.cli.enqueue",

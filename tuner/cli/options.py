@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
@@ -167,3 +168,52 @@ def weights_option() -> Decorator[Any]:
 
 def revision_option() -> Decorator[Any]:
     return click.option("--revision", help="Branch, tag or commit of a hub model.")
+
+
+MAX_STEPS = 1000
+"""What diffusion models are trained with; schedulers have no more."""
+
+
+def question_options() -> Decorator[Any]:
+    """Model, budgets and sizes: what every search is asked."""
+    parts = (
+        model_option(),
+        vram_option(),
+        host_memory_option(),
+        resolutions_option(),
+        batch_sizes_option(),
+        weights_option(),
+        revision_option(),
+    )
+
+    def decorate(command: Decorated) -> Decorated:
+        for part in reversed(parts):
+            command = part(command)
+        return command
+
+    return decorate
+
+
+def steps_option() -> Decorator[Any]:
+    return click.option(
+        "--steps",
+        type=click.IntRange(1, MAX_STEPS),
+        help="Denoising steps.  [default: the model's own]",
+    )
+
+
+def time_limit_option(more: str = "") -> Decorator[Any]:
+    return click.option(
+        "--time-limit",
+        "time_limit_s",
+        type=DURATION,
+        help=f"Publish the best proved by then, such as 8m or 1h30m{more}.  [default: none]",
+    )
+
+
+def python_option(help_text: str) -> Decorator[Any]:
+    return click.option(
+        "--python",
+        type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),
+        help=help_text,
+    )

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from tuner.cli.options import (
     DURATION,
-    batch_sizes_option,
     gpu_option,
-    host_memory_option,
     json_option,
-    model_option,
     objective_option,
     policy_option,
+    python_option,
+    question_options,
     registry_option,
-    resolutions_option,
-    revision_option,
-    vram_option,
-    weights_option,
+    steps_option,
+    time_limit_option,
 )
 
-MAX_STEPS = 1000
-"""What diffusion models are trained with; schedulers have no more."""
 MAX_SEED = 2**63 - 1
 """What a torch generator takes."""
 
 
 @click.command("run")
-@model_option()
-@vram_option()
-@host_memory_option()
-@resolutions_option()
-@batch_sizes_option()
+@question_options()
 @click.option("--separate", is_flag=True, help="One plan for each size instead of one for all.")
-@weights_option()
-@revision_option()
-@click.option(
-    "--steps",
-    type=click.IntRange(1, MAX_STEPS),
-    help="Denoising steps.  [default: the model's own]",
-)
+@steps_option()
 @policy_option()
 @objective_option()
 @click.option(
@@ -52,13 +36,7 @@ MAX_SEED = 2**63 - 1
     show_default=True,
     help="Stop early with the best proved so far, or measure every candidate.",
 )
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=DURATION,
-    help="Publish the best proved by then, such as 8m or 1h30m; with --separate, of each size."
-    "  [default: none]",
-)
+@time_limit_option("; with --separate, of each size")
 @click.option(
     "--audit",
     metavar="[N]",
@@ -86,11 +64,7 @@ MAX_SEED = 2**63 - 1
     type=click.IntRange(0, MAX_SEED),
     help="Seed to compare pictures with; repeatable.",
 )
-@click.option(
-    "--python",
-    type=click.Path(exists=True, dir_okay=False, executable=True, path_type=Path),
-    help="Interpreter to measure with, such as the app's own.  [default: this one]",
-)
+@python_option("Interpreter to measure with, such as the app's own.  [default: this one]")
 @click.option(
     "--keep-logs", is_flag=True, help="Keep every trial's log, not only those of failures."
 )

@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuner.cli.opening import settings_for
-from tuner.cli.options import (
-    batch_sizes_option,
-    gpu_option,
-    host_memory_option,
-    json_option,
-    model_option,
-    registry_option,
-    resolutions_option,
-    revision_option,
-    vram_option,
-    weights_option,
-)
+from tuner.cli.options import gpu_option, json_option, question_options, registry_option
 from tuner.cli.output import plain, print_json, print_rich
 from tuner.cli.workloads import workload_for
 from tuner.units import format_bytes
@@ -37,13 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("space")
-@model_option()
-@vram_option()
-@host_memory_option()
-@resolutions_option()
-@batch_sizes_option()
-@weights_option()
-@revision_option()
+@question_options()
 @click.option("--all", "every", is_flag=True, help="A line for every plan instead of groups.")
 @gpu_option()
 @json_option()

@@ -13,7 +13,6 @@ from rich.console import Console
 from registry.client import open_registry
 from registry.errors import Interrupted, NothingFits, RegistryMissing
 from registry.record import Objective, Policy
-from registry.signing import SigningKeys
 from registry.workload import Weights, Workload
 from tuner.auditing import STAGE
 from tuner.cli.opening import settings_for
@@ -29,9 +28,8 @@ from tuner.report.live import LiveView
 from tuner.report.progress import RunState
 from tuner.request import DEFAULT_SEEDS, StudyOutcome, StudyRequest, default_prompts
 from tuner.shapes import Size, require_factor, shapes_of
-from tuner.study import run_study
 from tuner.units import format_bytes
-from tuner.workplace import Device, Workplace, workplace
+from tuner.workplace import Device, Workplace, study_at, workplace
 
 NOTHING_PROVED = 1
 """Exit code of a run that ended in good order and published nothing."""
@@ -158,16 +156,7 @@ def _watched(place: Workplace, request: StudyRequest, options: RunOptions) -> St
     view = view_of(place, request, plain=options.as_json or not sys.stderr.isatty())
     try:
         with view:
-            return run_study(
-                request,
-                registry=place.registry,
-                runner=place.runner,
-                detection=place.detection,
-                settings=place.settings,
-                keys=SigningKeys(place.settings.config_dir),
-                clock=place.clock,
-                listener=view,
-            )
+            return study_at(place, request, view)
     except (KeyboardInterrupt, Interrupted) as stop:
         raise interrupted(view.state) from stop
 

@@ -10,7 +10,7 @@ from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo
 
 from registry.base import Frozen
 from registry.errors import InvalidInput
@@ -18,21 +18,23 @@ from tuner.units import exact_bytes, parse_bytes, parse_duration_s
 
 CONFIG_FILE = "config.toml"
 DAY_S = 86_400.0
+FROM_FILE = {"source": "file"}
+"""The context of validation in which numbers need their unit."""
 _DAYS = re.compile(r"(\d{1,5}) ?d")
 _HOURS = re.compile(r"(\d{1,2}:\d{2})-(\d{1,2}:\d{2})")
 
 
-def _seconds(value: Any) -> Any:
-    return _parsed(parse_duration_s, value, "a duration such as '10m'")
+def _seconds(value: Any, info: ValidationInfo) -> Any:
+    return _parsed(parse_duration_s, value, "a duration such as '10m'", info)
 
 
-def _bytes(value: Any) -> Any:
-    return _parsed(parse_bytes, value, "an amount of memory such as '1GiB'")
+def _bytes(value: Any, info: ValidationInfo) -> Any:
+    return _parsed(parse_bytes, value, "an amount of memory such as '1GiB'", info)
 
 
-def _parsed(parse: Any, value: Any, what: str) -> Any:
-    """A bare number would leave its unit to be guessed."""
-    if isinstance(value, float):
+def _parsed(parse: Any, value: Any, what: str, info: ValidationInfo) -> Any:
+    """A bare number in a file would leave its unit to be guessed."""
+    if isinstance(value, float) and info.context is not FROM_FILE:
         return value
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not {what}")  # noqa: TRY004 - pydantic reports this one
@@ -42,10 +44,10 @@ def _parsed(parse: Any, value: Any, what: str) -> Any:
         raise ValueError(error.message) from None
 
 
-def _days(value: Any) -> Any:
+def _days(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str) and (match := _DAYS.fullmatch(value)):
         return float(match[1]) * DAY_S
-    return _seconds(value)
+    return _seconds(value, info)
 
 
 Days = Annotated[float, BeforeValidator(_days), Field(gt=0)]
@@ -111,11 +113,16 @@ class DaemonConfig(Frozen):
 class RetentionConfig(Frozen):
     """`[retention]`: what the daemon removes. Logs of jobs that ended, oldest first, when they are
     older than `logs_age` or all together larger than `logs`; artifacts that no record and no trial
-    names, after `garbage_age`."""
+    names, after `garbage_age`; artifacts of records beyond `artifacts`, and trials with their logs
+    beyond `trials`, but never those of plans that are needed (`registry.quotas`). Unused is a plan
+    that nobody fetched for `unused_age`."""
 
     logs: Bytes = float(10**9)
     logs_age: Days = 90.0 * DAY_S
     garbage_age: Days = 7.0 * DAY_S
+    artifacts: Bytes = 50.0 * 10**9
+    trials: Bytes = 5.0 * 10**9
+    unused_age: Days = 90.0 * DAY_S
     every: Seconds = 6 * 3600.0
 
 
@@ -126,17 +133,17 @@ class Config(Frozen):
     retention: RetentionConfig = RetentionConfig()
 
 
-def load_config(path: Path) -> Config:
-    """The defaults where there is no file. Raises InvalidInput naming the file and each wrong key
-    with what is accepted."""
+def load_config(path: Path, *, must_exist: bool = False) -> Config:
+    """The defaults where there is no file, unless it `must_exist`. Raises InvalidInput naming the
+    file and each wrong key with what is accepted."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Config()
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not must_exist:
+            return Config()
         raise InvalidInput(f"{path} cannot be read: {error}") from error
     try:
-        config = Config.model_validate(data)
+        config = Config.model_validate(data, context=FROM_FILE)
     except ValidationError as error:
         raise InvalidInput(
             f"{path}: " + "; ".join(_problems(error)),
@@ -183,7 +190,7 @@ def _shown(value: Any, metadata: Sequence[Any]) -> str:
     if isinstance(value, float):
         return f'"{_duration(value)}"'
     if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        return "[" + ", ".join(json.dumps(str(item), ensure_ascii=False) for item in value) + "]"
     return json.dumps(value)
 
 

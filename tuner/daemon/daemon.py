@@ -7,17 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
 from registry.client import open_registry
-from registry.errors import DeviceBusy, InvalidInput
+from registry.errors import DeviceBusy, InvalidInput, RegistryError
 from tuner.clock import Clock
 from tuner.config import Settings
 from tuner.daemon.config import CONFIG_FILE, Config, load_config
 from tuner.daemon.describe import describe
+from tuner.daemon.job_logs import logs_dir
 from tuner.daemon.logs import say, warn
 from tuner.daemon.manners import IdleGate, Manners, gpu_monitor
 from tuner.daemon.notify import Notifier
@@ -29,6 +30,7 @@ from tuner.detect import CPU, Detection, detect
 from tuner.locks import daemon_lock
 from tuner.matching import device_kind
 from tuner.nvml import Nvml, open_nvml
+from tuner.signals import handling
 
 STEP, DRIFT, TIDY, STOP, RELOAD = "step", "drift", "tidy", "stop", "reload"
 SICK_S = 60.0
@@ -100,15 +102,16 @@ class Daemon:
         self._watcher = self._made_watcher()
         self._retention = Retention(
             post.registry,
-            post.log_path(0).parent,
+            logs_dir(start.settings),
             lambda: self._retention_config,
             clock,
         )
+        every_s = intervals_s(start.config)
         self._ticks = Ticks(
             {
-                STEP: Every(self._config.step, lambda: self._ticks.post(STEP)),
-                DRIFT: Every(self._config.drift, self._watcher.look, at_once=True),
-                TIDY: Every(start.config.retention.every, self._retention.tidy, at_once=True),
+                STEP: Every(every_s[STEP], lambda: self._ticks.post(STEP)),
+                DRIFT: Every(every_s[DRIFT], self._watcher.look, at_once=True),
+                TIDY: Every(every_s[TIDY], self._retention.tidy, at_once=True),
             }
         )
         self._service = Service(
@@ -121,7 +124,8 @@ class Daemon:
         self._manners = self._made_manners()
 
     def run(self) -> None:
-        with posting_signals(self._ticks.post):
+        names = {signal.SIGTERM: STOP, signal.SIGINT: STOP, signal.SIGHUP: RELOAD}
+        with handling({number: partial(self._hear, name) for number, name in names.items()}):
             try:
                 if self._start.once:
                     self._work_off()
@@ -132,6 +136,13 @@ class Daemon:
                 self._watcher.end()
                 self._service.stop("the daemon was stopped")
                 say("daemon stopped", device=self._post.device_key)
+
+    def _hear(self, name: str) -> None:
+        """Of a signal, in its handler: the loop acts in its own time, but a look of the watcher may
+        be under way in this very thread."""
+        if name == STOP:
+            self._watcher.end()
+        self._ticks.post(name)
 
     def _loop(self) -> None:
         with self._monitored(), self._ticks:
@@ -148,32 +159,50 @@ class Daemon:
                 self._notifier.alive()
 
     def _work_off(self) -> None:
-        """Until nothing is left; for a device in use, no longer than it takes to know that."""
+        """Until nothing is left. For a device in use, or a registry that cannot be used, no longer
+        than it takes to know that, counted from the last moment when there was something to do."""
         self._watcher.look()
-        give_up_s = self._clock.monotonic_s() + self._config.idle.window + 3 * self._config.step
+        patience_s = self._config.idle.window + 3 * self._config.step
+        busy_s = self._clock.monotonic_s()
         while STOP not in self._ticks.wait(0 if self._service.working is None else 0.1):
             if self._service.step():
-                continue
-            why = self._service.why_closed
-            if why is None or self._clock.monotonic_s() > give_up_s:
-                say("nothing left to do", why=why or "no job is waiting")
+                busy_s = self._clock.monotonic_s()
+            elif self._is_at_an_end(busy_s + patience_s) or STOP in self._ticks.wait(
+                self._config.step
+            ):
                 return
-            if STOP in self._ticks.wait(self._config.step):
-                return
+
+    def _is_at_an_end(self, give_up_s: float) -> bool:
+        """Raises RegistryError where that is what keeps it from working."""
+        trouble, why = self._service.trouble, self._service.why_closed
+        if (trouble or why) and self._clock.monotonic_s() <= give_up_s:
+            return False
+        if trouble is not None:
+            raise RegistryError(trouble)
+        say("nothing left to do", why=why or "no job is waiting")
+        return True
 
     def _reload(self) -> None:
         """What is wrong with the file is said, and what was in force stays so."""
         self._notifier.reloading(int(self._clock.monotonic_s() * 1e6))
         path = self._start.config_path or self._start.settings.config_dir / CONFIG_FILE
         try:
-            config = load_config(path)
-            self._config, self._retention_config = config.daemon, config.retention
-            self._service.config = self._config
-            self._manners = self._made_manners()
+            self._take_over(load_config(path, must_exist=self._start.config_path is not None))
             say("configuration read", path=str(path))
         except InvalidInput as error:
             warn("configuration refused; the one before stays", why=error.message)
         self._notifier.ready(f"serves {self._post.device_key}")
+
+    def _take_over(self, config: Config) -> None:
+        """All but the port, which stays open where monitors look for it."""
+        if config.daemon.port != self._config.port:
+            warn("another port takes a new start of the daemon", port=config.daemon.port)
+        port = self._config.port
+        self._config = config.daemon.model_copy(update={"port": port})
+        self._retention_config = config.retention
+        self._service.config = self._config
+        self._manners = self._made_manners()
+        self._ticks.change(intervals_s(config))
 
     def _monitored(self) -> AbstractContextManager[object]:
         if self._config.port is None:
@@ -209,17 +238,7 @@ class Daemon:
         return Manners(self._config.quiet_hours, gate, lambda: self._clock.now().astimezone())
 
 
-@contextmanager
-def posting_signals(post: Callable[[str], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C stop, SIGHUP reloads; all in the loop's own time."""
-    names = {signal.SIGTERM: STOP, signal.SIGINT: STOP, signal.SIGHUP: RELOAD}
-
-    def tell(number: int, _frame: FrameType | None) -> None:
-        post(names[signal.Signals(number)])
-
-    before = {number: signal.signal(number, tell) for number in names}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def intervals_s(config: Config) -> dict[str, float]:
+    """How often each tick comes."""
+    daemon, retention = config.daemon, config.retention
+    return {STEP: daemon.step, DRIFT: daemon.drift, TIDY: retention.every}

@@ -113,7 +113,9 @@ def _key(record: TuningRecord, origin: Origin, python: str | None, selector: str
 def _drifted(
     key: JobKey, stored: Sequence[StoredRecord], environment: Environment, origin: Origin
 ) -> Drifted | None:
-    """None where one of the answers still holds."""
+    """None where one of the answers still holds, or is pinned: then no other is wanted."""
+    if any(item.pinned for item in stored):
+        return None
     nearest = min(stored, key=lambda item: _distance(environment, item.record))
     changes = environment_changes(environment, nearest.record.environment)
     if not changes:

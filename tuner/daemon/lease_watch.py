@@ -18,12 +18,11 @@ class _Since:
 
 
 class LeaseWatch:
-    """`lease_s` is how long a lease lasts without a heartbeat, `clock` gives monotonic seconds."""
+    """`clock` gives monotonic seconds. How long a lease lasts is its owner's to say, whatever
+    another daemon is told to."""
 
-    def __init__(
-        self, lease_s: float, clock: Callable[[], float], is_gone: Callable[[str], bool]
-    ) -> None:
-        self._lease_s, self._clock, self._is_gone = lease_s, clock, is_gone
+    def __init__(self, clock: Callable[[], float], is_gone: Callable[[str], bool]) -> None:
+        self._clock, self._is_gone = clock, is_gone
         self._known: dict[int, _Since] = {}
 
     def lost(self, running: Sequence[Sighting]) -> tuple[Sighting, ...]:
@@ -40,4 +39,4 @@ class LeaseWatch:
 
     def _is_lost(self, since: _Since, now_s: float) -> bool:
         waited_s = now_s - since.first_seen_s
-        return waited_s >= self._lease_s or self._is_gone(since.sighting.owner)
+        return waited_s >= since.sighting.lease_s or self._is_gone(since.sighting.owner)

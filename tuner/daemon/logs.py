@@ -53,8 +53,10 @@ class TextLines(logging.Formatter):
 
 
 def _quoted(value: Any) -> str:
+    """One event is one line, whatever stands in its facts."""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if " " in text or not text else text
+    is_plain = text.isprintable() and not set(text) & set(' "')
+    return text if text and is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def set_up(form: str, stream: TextIO | None = None) -> None:

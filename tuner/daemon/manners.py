@@ -32,24 +32,25 @@ class IdleGate:
         self._config, self._opened, self._clock = config, opened, clock
         self._monitor: Monitor | None = None
         self._idle_since_s: float | None = None
+        self._why: str | None = None
 
     def closed(self) -> str | None:
         """Call it every few seconds while no job runs: why none may, None where the device is
-        idle."""
-        why = self._look()
+        idle. The words stay the same while others come and go, so that they can be told once."""
         now_s = self._clock()
-        if why is not None:
-            self._idle_since_s = None
-            return why
-        if self._idle_since_s is None:
+        if (why := self._look()) is not None:
+            self._idle_since_s, self._why = None, why
+        elif self._idle_since_s is None:
             self._idle_since_s = now_s
-        if now_s - self._idle_since_s < self._config.window:
-            return f"the device is idle, but not yet for {self._config.window:g} s"
-        return None
+        since_s = self._idle_since_s
+        if since_s is not None and now_s - since_s >= self._config.window:
+            self._why = None
+            return None
+        return self._why or f"the device is idle, but not yet for {self._config.window:g} s"
 
     def begin_anew(self) -> None:
         """What was seen up to now says nothing: a job of our own was at work."""
-        self._idle_since_s = None
+        self._idle_since_s = self._why = None
 
     def _look(self) -> str | None:
         try:
@@ -61,11 +62,11 @@ class IdleGate:
             return f"the driver does not answer: {error.message}"
 
     def _judge(self, monitor: Monitor) -> str | None:
-        used_bytes, busy_percent = monitor.used_bytes(), monitor.utilization_percent() or 0
-        if used_bytes > self._config.memory:
-            return f"others hold {format_bytes(used_bytes)} of the device"
-        if busy_percent > self._config.utilization_percent:
-            return f"others use {busy_percent}% of the device"
+        limits, window = self._config, f"of the device within the last {self._config.window:g} s"
+        if monitor.used_bytes() > limits.memory:
+            return f"others held more than {format_bytes(int(limits.memory))} {window}"
+        if (monitor.utilization_percent() or 0) > limits.utilization_percent:
+            return f"others used more than {limits.utilization_percent}% {window}"
         return None
 
 

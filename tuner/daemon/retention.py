@@ -1,14 +1,16 @@
-"""What the daemon removes: logs of jobs that ended, and artifacts that nothing names."""
+"""What the daemon removes: logs of jobs that ended, and artifacts and trials that no plan needs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from registry.errors import RegistryError
 from registry.jobs import OPEN
+from registry.quotas import Quota
 from registry.store import Registry
 from tuner.clock import Clock
 from tuner.daemon.config import RetentionConfig
@@ -23,8 +25,7 @@ class Log:
 
 
 class Retention:
-    """`logs_dir` holds `<job>.log`. A record or a trial keeps its artifacts, an open job its log:
-    what a current plan needs is never removed."""
+    """`logs_dir` holds `<job>.log`. An open job keeps its log, a plan in service what it needs."""
 
     def __init__(
         self,
@@ -40,13 +41,20 @@ class Retention:
         """One tick. What cannot be done now is said, and done at the next."""
         try:
             logs_bytes = self._remove_logs()
+            trimmed = self._registry.trim(self._quota())
             grace = timedelta(seconds=self._config().garbage_age)
             garbage = self._registry.collect_garbage(now=self._clock.now(), grace=grace)
         except (RegistryError, OSError) as error:
             warn("not tidied", why=str(error))
             return
-        if logs_bytes or garbage.files:
-            say("tidied", logs_bytes=logs_bytes, artifacts_bytes=garbage.freed_bytes)
+        if logs_bytes or garbage.files or trimmed.trials:
+            freed = {"logs_bytes": logs_bytes, "artifacts_bytes": garbage.freed_bytes}
+            say("tidied", **freed, trials=trimmed.trials)
+
+    def _quota(self) -> Quota:
+        config = self._config()
+        unused_since = self._clock.now() - timedelta(seconds=config.unused_age)
+        return Quota(config.artifacts, config.trials, unused_since)
 
     def _remove_logs(self) -> int:
         """Freed bytes."""
@@ -68,5 +76,6 @@ class Retention:
 
     def _logs(self) -> Iterator[Log]:
         for path in self._logs_dir.glob("*.log"):
-            status = path.stat()
-            yield Log(path, status.st_size, status.st_mtime)
+            with suppress(FileNotFoundError):  # another device's daemon removes them too
+                status = path.stat()
+                yield Log(path, status.st_size, status.st_mtime)

@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
-from registry.errors import LeaseLost, RegistryError
+from registry.errors import LeaseLost, RegistryCorrupt, RegistryError, RegistryTooNew
 from registry.jobs import ANY_DEVICE
 from registry.leases import Lease
 from registry.store import Registry
 from tuner.clock import Clock
 from tuner.config import Settings
 from tuner.daemon.config import DaemonConfig
+from tuner.daemon.job_logs import job_log
 from tuner.daemon.job_process import JobProcess, order_for
 from tuner.daemon.lease_watch import LeaseWatch
 from tuner.daemon.logs import say, warn
 from tuner.daemon.owner import is_gone, own_name
 
-LOGS_FOLDER = "jobs"
 START_WAIT = timedelta(minutes=1)
-"""Before a job is tried again whose process could not be started."""
+"""Before a job is tried again whose process could not be started, or could keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,6 @@ class Post:
     @property
     def selectors(self) -> tuple[str, ...]:
         return (ANY_DEVICE, self.device_key, self.kind)
-
-    def log_path(self, job_id: int) -> Path:
-        return job_log(self.settings, job_id)
-
-
-def job_log(settings: Settings, job_id: int) -> Path:
-    """What all runs of a job printed."""
-    return settings.data_dir / LOGS_FOLDER / f"{job_id}.log"
 
 
 @dataclass
@@ -84,9 +75,10 @@ class Service:
         self._post, self._clock, self._closed, self._wake = post, clock, closed, wake
         self._queue = post.registry.jobs
         self._owner = own_name()
-        self._watch = LeaseWatch(config.lease, clock.monotonic_s, is_gone)
+        self._watch = LeaseWatch(clock.monotonic_s, is_gone)
         self._working: Working | None = None
         self._why_closed: str | None = None
+        self._trouble: str | None = None
         self._reaped_s: float | None = None
 
     @property
@@ -98,19 +90,39 @@ class Service:
         """What kept the last step from beginning a job."""
         return self._why_closed
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the registry could not be used in the last step."""
+        return self._trouble
+
     def step(self) -> bool:
-        """What is due now; False where there is nothing to do, neither now nor going on."""
+        """What is due now; False where nothing can be done: no job waits or may run, or the
+        registry cannot be used."""
         try:
             self._reap()
-            if self._working is None:
-                return self._begin()
-            if self._working.process.exit_code is not None:
-                self._settle(self._working)
-            else:
-                self._keep(self._working)
+            is_busy = self._advance()
         except RegistryError as error:
-            warn("registry cannot be used", why=error.message)
+            self._note_trouble(error.message)
+            return False
+        self._note_trouble(None)
+        return is_busy
+
+    def _advance(self) -> bool:
+        if self._working is None:
+            return self._begin()
+        if self._working.process.exit_code is None:
+            self._keep(self._working)
+        else:
+            self._settle(self._working)
         return True
+
+    def _note_trouble(self, why: str | None) -> None:
+        """Said once, until it changes: a step is a second."""
+        if why is not None and why != self._trouble:
+            warn("registry cannot be used", why=why)
+        if why is None and self._trouble is not None:
+            say("registry can be used again")
+        self._trouble = why
 
     def stop(self, why: str) -> None:
         """End the job at work and hand it back."""
@@ -159,7 +171,7 @@ class Service:
         settings = self._post.settings
         order = order_for(settings.registry, self._post.gpu, job.id, lease.token, self.config.nice)
         try:
-            log_path = self._post.log_path(job.id)
+            log_path = job_log(settings, job.id)
             process = JobProcess(order, log_path, settings.environ, self._wake)
         except OSError as error:
             why = f"its process could not be started: {error}"
@@ -172,18 +184,19 @@ class Service:
 
     def _keep(self, working: Working) -> None:
         """The heartbeat; a job that was cancelled, paused or taken away is stopped, as is one that
-        may no longer run."""
+        may no longer run. A heartbeat that failed is due again at the next step."""
         if why := self._closed(True):
             self.stop(why)
             return
         now_s = self._clock.monotonic_s()
         if now_s - working.beat_s < self.config.heartbeat:
             return
-        working.beat_s = now_s
         try:
             now = self._clock.now()
             self._queue.extend(working.lease, now=now, duration=self._duration)
+            working.beat_s = now_s
         except LeaseLost as error:
+            working.beat_s = now_s
             # Its own process may have just said how it ended, and not be gone yet.
             said_so = self._queue.get(working.job_id).token == working.lease.token
             if working.is_ending or not said_so:
@@ -191,14 +204,26 @@ class Service:
             working.is_ending = True
 
     def _settle(self, working: Working) -> None:
-        """Say what became of it, where its process could not."""
-        job = self._queue.get(working.job_id)
-        if self._is_ours(working.lease):
-            code, log = working.process.exit_code, working.process.log_path
-            why = f"its process ended with exit code {code}; see {log}"
-            job = self._queue.fail(working.lease, message=why, now=self._clock.now())
+        """Say what became of it, where its process could not. A damaged job is left to the end of
+        its lease, and keeps nobody from the next."""
+        try:
+            if self._is_ours(working.lease):
+                self._give_up(working)
+            job = self._queue.get(working.job_id)
+            say("job ended", job=job.id, status=job.status, message=job.message)
+        except (LeaseLost, RegistryCorrupt, RegistryTooNew) as error:
+            warn("job left", job=working.job_id, why=error.message)
         self._working = None
-        say("job ended", job=job.id, status=job.status, message=job.message)
+
+    def _give_up(self, working: Working) -> None:
+        """Not even its process could say how it ended. Where that was for want of the registry, it
+        is no failure of the job."""
+        code, log, now = working.process.exit_code, working.process.log_path, self._clock.now()
+        why = f"its process ended with exit code {code}; see {log}"
+        if code == RegistryError.exit_code:
+            self._queue.hand_back(working.lease, message=why, now=now, wait=START_WAIT)
+        else:
+            self._queue.fail(working.lease, message=why, now=now)
 
     def _is_ours(self, lease: Lease) -> bool:
         job = self._queue.get(lease.job.id)

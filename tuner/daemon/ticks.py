@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +38,7 @@ class Ticks:
     """
 
     def __init__(self, intervals: Mapping[str, Every]) -> None:
-        self._intervals = intervals
+        self._intervals = dict(intervals)
         self._posted: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._scheduler: Any = None
 
@@ -57,9 +57,19 @@ class Ticks:
 
     def begin_anew(self) -> None:
         """Count all intervals from now on."""
-        for name, every in self._intervals.items():
-            trigger = IntervalTrigger(seconds=every.interval_s, timezone=UTC)
-            self._scheduler.reschedule_job(name, trigger=trigger)
+        for name in self._intervals:
+            self._count_from_now(name)
+
+    def change(self, intervals_s: Mapping[str, float]) -> None:
+        """Count those from now on that are of another length."""
+        for name, interval_s in intervals_s.items():
+            every = self._intervals[name]
+            if interval_s != every.interval_s:
+                self._intervals[name] = replace(every, interval_s=interval_s)
+                self._count_from_now(name)
+
+    def _count_from_now(self, name: str) -> None:
+        self._scheduler.reschedule_job(name, trigger=_trigger(self._intervals[name]))
 
     def __enter__(self) -> Self:
         executors = {"default": ThreadPoolExecutor(max_workers=len(self._intervals))}
@@ -68,7 +78,7 @@ class Ticks:
             first = {"next_run_time": datetime.now(UTC)} if every.at_once else {}
             self._scheduler.add_job(
                 every.act,
-                IntervalTrigger(seconds=every.interval_s, timezone=UTC),
+                _trigger(every),
                 id=name,
                 misfire_grace_time=None,
                 coalesce=True,
@@ -85,3 +95,7 @@ class Ticks:
         trace: TracebackType | None,
     ) -> None:
         self._scheduler.shutdown(wait=False)
+
+
+def _trigger(every: Every) -> IntervalTrigger:
+    return IntervalTrigger(seconds=every.interval_s, timezone=UTC)

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.client import database_path
 from registry.errors import InvalidInput
 
 WATCHDOG_S = 120
 """Far longer than one round of the loop, a busy registry included."""
 STOP_S = 20
-KEPT_VARIABLES = ("TUNER_HOME", "TUNER_REGISTRY", "HF_HOME", "HF_HUB_CACHE", "CUDA_VISIBLE_DEVICES")
+FOLDER_VARIABLES = ("TUNER_HOME", "HF_HOME", "HF_HUB_CACHE")
+KEPT_VARIABLES = (*FOLDER_VARIABLES, "TUNER_REGISTRY", "CUDA_VISIBLE_DEVICES")
 """What decides where things lie, taken over from who installs. No token is ever written down."""
 
 
@@ -37,7 +39,7 @@ class Unit:
             "",
             "[Service]",
             "Type=notify",
-            f"ExecStart={' '.join(_quoted(word) for word in command)}",
+            f"ExecStart={' '.join(_quoted(word).replace('$', '$$') for word in command)}",
             "ExecReload=/bin/kill -HUP $MAINPID",
             *self._environment(),
             "Restart=on-failure",
@@ -55,7 +57,8 @@ class Unit:
         return "\n".join(lines) + "\n"
 
     def _environment(self) -> list[str]:
-        kept = {name: self.environ[name] for name in KEPT_VARIABLES if self.environ.get(name)}
+        given = {name: self.environ[name] for name in KEPT_VARIABLES if self.environ.get(name)}
+        kept = {name: _wherever(name, value) for name, value in given.items()}
         return [f"Environment={_quoted(f'{name}={value}')}" for name, value in kept.items()]
 
     def _hardening(self) -> list[str]:
@@ -77,9 +80,16 @@ class Unit:
         ]
 
 
+def _wherever(name: str, value: str) -> str:
+    """The same place from any folder: a service is started in another one."""
+    if name == "TUNER_REGISTRY":
+        return str(database_path(value))
+    return str(Path(value).expanduser().absolute()) if name in FOLDER_VARIABLES else value
+
+
 def _quoted(word: str) -> str:
-    """As systemd reads it: % begins a specifier, $ a variable."""
+    """As systemd reads it: % begins a specifier. ($ begins a variable in ExecStart alone.)"""
     if "\n" in word:
         raise InvalidInput(f"{word!r} cannot stand in a systemd unit: it has a line break")
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return escaped if shlex.quote(word) == word else f'"{escaped}"'

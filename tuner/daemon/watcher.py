@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from registry.environment import Environment
-from registry.errors import InvalidInput, RecordNotFound, RegistryError, TrialFailed
+from registry.errors import (
+    InvalidInput,
+    RecordNotFound,
+    RegistryCorrupt,
+    RegistryError,
+    RegistryTooNew,
+    TrialFailed,
+)
 from registry.jobs import Job
 from registry.record import TuningRecord
 from registry.store import Registry
@@ -34,18 +40,19 @@ class Watcher:
         self._registry, self._described, self._clock = registry, described, clock
         self._interpreters, self._selector = interpreters, selector
         self._unable: dict[str, str] = {}
-        self._ended = threading.Event()
+        self._has_ended = False
 
     def end(self) -> None:
-        """From any thread: a look under way asks no further interpreter, and enqueues nothing."""
-        self._ended.set()
+        """From any thread and from a signal handler: a look under way asks no further interpreter,
+        and enqueues nothing."""
+        self._has_ended = True
 
     def look(self) -> None:
         """One tick. What cannot be looked at now is said, and looked at again at the next."""
         try:
             jobs = self._registry.jobs.list(limit=MANY_JOBS)
             environments = self._environments(jobs)
-            if environments and not self._ended.is_set():
+            if environments and not self._has_ended:
                 self._enqueue(jobs, environments)
         except RegistryError as error:
             warn("drift not looked for", why=error.message)
@@ -58,7 +65,7 @@ class Watcher:
 
     def _environment(self, python: str | None) -> Environment | None:
         """What is wrong with an interpreter is said once, until it changes."""
-        if self._ended.is_set():
+        if self._has_ended:
             return None
         path = python or sys.executable
         try:
@@ -84,8 +91,13 @@ class Watcher:
                 self._ask(item)
 
     def _ask(self, item: Drifted) -> None:
+        """A damaged job of the same question keeps no other question from being asked."""
         now = self._clock.now()
-        job, is_new = self._registry.jobs.enqueue(item.body, priority=item.priority, now=now)
+        try:
+            job, is_new = self._registry.jobs.enqueue(item.body, priority=item.priority, now=now)
+        except (RegistryCorrupt, RegistryTooNew) as error:
+            warn("drift not enqueued", model=item.body.key.ref.name, why=str(error))
+            return
         if is_new:
             changed, fetches = "; ".join(item.changes), item.fetches
             say("drift", job=job.id, model=job.body.key.ref.name, changed=changed, fetches=fetches)

@@ -30,11 +30,11 @@ from registry.errors import (
 from registry.jobs import JobBody
 from registry.leases import Lease
 from registry.record import TuningRecord
-from registry.signing import SigningKeys
 from registry.store import Registry
 from registry.workload import Workload
 from tuner.clock import Clock, SystemClock
 from tuner.config import Settings, load_settings
+from tuner.daemon.answered import answered_meanwhile
 from tuner.daemon.order import WorkOrder
 from tuner.daemon.trust import refuse_foreign
 from tuner.events import StudyEvent, StudyStarted
@@ -45,9 +45,8 @@ from tuner.report.lines import LineView
 from tuner.request import StudyOutcome, StudyRequest, default_prompts
 from tuner.search import Known
 from tuner.signals import sigterm_interrupts
-from tuner.study import run_study
 from tuner.units import format_bytes
-from tuner.workplace import Device, workplace
+from tuner.workplace import Device, study_at, workplace
 
 BUSY_WAIT = timedelta(minutes=1)
 """Before a job is tried again whose device others use."""
@@ -88,7 +87,7 @@ class Work:
         study_id = self._lease.job.study_id
         if study_id is None or self._registry.study(study_id).status != "finished":
             return None
-        records = [item for item in self._registry.history() if item.record.study == study_id]
+        records = self._registry.history(study=study_id)
         return f"published {len(records)} plans (study {study_id[:12]})" if records else None
 
     def _tuned(self) -> str:
@@ -108,16 +107,10 @@ class Work:
             refuse_foreign(body.key.python)
         device = Device(self._order.gpu, python=python, yields=True)
         with workplace(self._settings, device, command=self._shown, clock=self._clock) as place:
-            outcome = run_study(
-                request,
-                registry=place.registry,
-                runner=place.runner,
-                detection=place.detection,
-                settings=place.settings,
-                keys=SigningKeys(place.settings.config_dir),
-                clock=place.clock,
-                listener=self._listener(),
-            )
+            known = answered_meanwhile(self._registry, self._lease.job, place.detection.environment)
+            if known is not None:
+                return f"answered meanwhile by record {short(known.record.id)}"
+            outcome = study_at(place, request, self._listener(), lease=self._lease)
         message = published(outcome, self._registry)
         return message + (change_since(before[0], outcome.best) if before else "")
 
@@ -200,7 +193,7 @@ def change_since(before: TuningRecord, now: TuningRecord | None) -> str:
         return (
             f"; {change:.2f} times as slow as before{caveat}: "
             + "; ".join(environment_changes(now.environment, before.environment))
-            + f". `tuner rollback {short(now.id)}` brings the old plan back"
+            + f". `tuner pin {short(before.id)}` keeps to the old plan"
         )
     return f"; {1 / change:.2f} times as fast as before{caveat}" if change <= 1 / WORSE else ""
 

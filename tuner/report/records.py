@@ -27,8 +27,7 @@ def record_summary(stored: StoredRecord) -> Table:
     return facts(
         {
             "Record": record.id,
-            "Status": stored.status
-            + (f": {stored.revoked_reason}" if stored.revoked_reason else ""),
+            "Status": status_text(stored),
             "Model": f"{record.model.name} ({record.model.weights} weights)",
             "Workload": record.workload.label,
             "Budget": format_bytes(record.budget_bytes),
@@ -46,7 +45,8 @@ def record_summary(stored: StoredRecord) -> Table:
 
 
 def status_text(stored: StoredRecord) -> str:
-    return f"{stored.status}: {stored.revoked_reason}" if stored.revoked_reason else stored.status
+    status = f"{stored.status}, pinned" if stored.pinned else stored.status
+    return f"{status}: {stored.revoked_reason}" if stored.revoked_reason else status
 
 
 def speedup_text(record: TuningRecord) -> str:
@@ -143,7 +143,7 @@ def history_table(stored: Sequence[StoredRecord]) -> Table:
     rows = (
         (
             short(item.record.id),
-            item.status,
+            f"{item.status}, pinned" if item.pinned else item.status,
             f"{item.published_at:%Y-%m-%d %H:%M}",
             item.record.model.name,
             item.record.workload.label,

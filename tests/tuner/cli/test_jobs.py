@@ -15,6 +15,8 @@ from registry.errors import InvalidInput, RecordNotFound, UnknownModel
 from registry.job_queue import JobQueue
 from tests.registry.samples import NOW
 from tuner.cli.main import run
+from tuner.config import load_settings
+from tuner.daemon.job_logs import job_log
 
 Captured = pytest.CaptureFixture[str]
 ASKED = ["enqueue", "--model", "tiny-flux", "--vram", "2GB"]
@@ -69,6 +71,7 @@ def test_an_interpreter_is_named_by_its_whole_path(
 def test_what_no_daemon_could_do_is_refused(queue: JobQueue) -> None:
     assert run(["enqueue", "--model", "no-such", "--vram", "2GB"]) == UnknownModel.exit_code
     assert run([*ASKED, "--python", "/no/such/python"]) == InvalidInput.exit_code
+    assert run([*ASKED, "--gpu", "0"]) == InvalidInput.exit_code, "an index says nothing elsewhere"
     assert queue.list() == ()
 
 
@@ -123,7 +126,7 @@ def test_logs_are_printed_from_the_end(queue: JobQueue, home: Path, capsys: Capt
     run(ASKED)
     assert run(["logs", "1"]) == RecordNotFound.exit_code
     assert "has no log on this machine" in capsys.readouterr().err
-    log = home / ".local" / "share" / "tuner" / "jobs" / "1.log"
+    log = job_log(load_settings(), 1)
     log.parent.mkdir(parents=True)
     log.write_text("first\nsecond\nthird\n")
     assert run(["logs", "1", "--tail", "2"]) == 0
@@ -134,7 +137,7 @@ def test_a_growing_log_is_followed_until_the_job_has_ended(
     queue: JobQueue, home: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(ASKED)
-    log = home / ".local" / "share" / "tuner" / "jobs" / "1.log"
+    log = job_log(load_settings(), 1)
     log.parent.mkdir(parents=True)
     log.write_text("first\n")
     more = iter(["second\n", "third\n"])

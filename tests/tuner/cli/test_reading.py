@@ -1,4 +1,4 @@
-"""`show`, `history`, `revoke` and `rollback` on a real registry."""
+"""`show`, `history`, `revoke`, `rollback` and `pin` on a real registry."""
 
 from __future__ import annotations
 
@@ -176,6 +176,15 @@ def test_rollback_returns_to_the_one_before(shown: Shown) -> None:
     assert shown.data("show", shown.newer)["status"] == "revoked"
     assert shown.data("show", shown.older)["status"] == "current"
     assert "no version before" in shown.text("rollback", shown.older, code=4)
+
+
+def test_a_record_is_pinned_and_let_go(shown: Shown) -> None:
+    assert shown.text("pin", shown.newer[:12]) == f"pinned: {shown.newer}\n"
+    assert "current, pinned" in shown.text("history")
+    assert "current, pinned" in shown.text("show", shown.newer)
+    assert shown.text("pin", shown.newer[:12], "--remove") == f"no longer pinned: {shown.newer}\n"
+    assert not shown.data("show", shown.newer)["pinned"]
+    assert "is not pinned" in shown.text("pin", shown.newer, "--remove", code=2)
 
 
 def test_an_empty_prefix_does_not_match_everything(shown: Shown) -> None:

@@ -23,7 +23,6 @@ from registry.errors import NothingFits
 from tests.tuner.cli import example_registry as example
 from tests.tuner.report.events_of_a_run import EVENTS
 from tuner import catalog, workplace
-from tuner.cli import tuning
 from tuner.cli.main import run
 from tuner.detect import Detection, detect
 from tuner.events import StageStarted
@@ -58,7 +57,7 @@ def proved() -> StudyOutcome:
 @pytest.fixture
 def study(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
     fake = FakeStudy(proved)
-    monkeypatch.setattr(tuning, "run_study", fake)
+    monkeypatch.setattr("tuner.workplace.run_study", fake)
     return fake
 
 
@@ -135,7 +134,7 @@ def test_what_was_published_is_told_though_a_later_size_fails(
             raise ending
         return ending
 
-    monkeypatch.setattr(tuning, "run_study", FakeStudy(end))
+    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(end))
     sizes = ["--resolution", "128x64", "--resolution", "64x64"]
     assert run([*ASKED, *sizes, "--separate", "--json"]) == code
     (outcome,) = json.loads(capsys.readouterr().out)
@@ -157,7 +156,7 @@ def test_a_size_that_does_not_fit_keeps_no_other_from_its_study(
             raise ending
         return ending
 
-    monkeypatch.setattr(tuning, "run_study", FakeStudy(end))
+    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(end))
     sizes = [word for size in ("256x256", "64x64", "512x512") for word in ("--resolution", size)]
     assert run([*ASKED, *sizes, "--separate", "--json"]) == 2
     printed = capsys.readouterr()
@@ -189,7 +188,7 @@ def test_nothing_proved_is_exit_code_1(
     study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     empty = StudyOutcome("5f3c", (), None, None, 3)
-    monkeypatch.setattr(tuning, "run_study", FakeStudy(lambda: empty))
+    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(lambda: empty))
     assert run(ASKED) == 1
     assert "Nothing could be proved" in capsys.readouterr().out
     assert run([*ASKED, "--json"]) == 1
@@ -203,7 +202,7 @@ def stop() -> StudyOutcome:
 def test_an_interruption_says_what_is_kept(
     study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(tuning, "run_study", FakeStudy(stop))
+    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(stop))
     assert run(ASKED) == 130
     told = capsys.readouterr().err.splitlines()[-2:]
     assert told == [
@@ -220,7 +219,7 @@ def test_an_interruption_of_the_audit_says_that_the_answer_is_out(
             listener(event)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "run_study", stopped)
+    monkeypatch.setattr("tuner.workplace.run_study", stopped)
     assert run([*ASKED, "--audit"]) == 130
     told = capsys.readouterr().err.splitlines()[-2:]
     assert told == [
@@ -236,7 +235,7 @@ def too_small() -> StudyOutcome:
 def test_a_budget_in_which_nothing_fits(
     study: FakeStudy, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr(tuning, "run_study", FakeStudy(too_small))
+    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(too_small))
     assert run(ASKED) == 2
     assert "the smallest that would is about 66.1 MB" in capsys.readouterr().err
 

@@ -47,6 +47,8 @@ def at(hour: int, minute: int = 0) -> datetime:
     ("text", "said"),
     [
         ("[daemon]\nlease = 120", "daemon.lease: 120 is not a duration such as '10m'"),
+        ("[daemon]\nlease = 120.0", "daemon.lease: 120.0 is not a duration such as '10m'"),
+        ("[daemon.idle]\nmemory = 1e9", "daemon.idle.memory: 1000000000.0 is not an amount"),
         ('[daemon]\nlease = "soon"', "daemon.lease: 'soon' is not"),
         ('[daemon]\nleese = "1m"', "daemon.leese"),
         ("[daemon]\nnice = 40", "daemon.nice"),
@@ -75,6 +77,7 @@ def test_what_is_shown_can_be_read_back(path: Path) -> None:
     assert load_config(path) == Config()
     path.write_text(
         '[daemon]\nlease = "90s"\nstep = "250ms"\nquiet_hours = ["22:00-7:00"]\nnice = 3\n'
+        "interpreters = ['/odd \"name\"\\venv/bin/python']\n"
         '[daemon.idle]\nmemory = "1500MB"\n[retention]\nlogs_age = "30d"\n'
     )
     config = load_config(path)
@@ -89,6 +92,9 @@ def test_the_file_is_shown_and_checked_from_the_command_line(
 ) -> None:
     assert run(["config", "show"]) == 0
     assert 'lease = "2m"' in capsys.readouterr().out
+    assert run(["config", "check", str(path)]) == 2, "a file that was named must be there"
+    assert "No such file" in capsys.readouterr().err
+    path.write_text("")
     assert run(["config", "check", str(path)]) == 0
     path.write_text('[daemon]\nlease = "soon"')
     assert run(["config", "check", str(path)]) == 2

@@ -84,7 +84,7 @@ class Day(RuleBasedStateMachine):
     def start(self, same_machine: bool) -> Daemon:
         self.names += 1
         sees = self.world.dead.__contains__ if same_machine else (lambda _: False)
-        watch = LeaseWatch(LEASE_S, lambda: self.world.elapsed_s, sees)
+        watch = LeaseWatch(lambda: self.world.elapsed_s, sees)
         daemon = Daemon(f"daemon-{self.names}", watch)
         self.alive.append(daemon)
         return daemon

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from sqlalchemy import update
+
+from registry.database import open_database
 from registry.digest import digest
 from registry.environment import Environment
 from registry.record import TuningRecord
 from registry.records import StoredRecord
+from registry.schema import JOBS
 from registry.store import Registry
 from tests.registry import samples
 from tests.tuner.study_bench import ManualClock
@@ -145,6 +149,31 @@ def test_what_drifted_is_enqueued_once(registry: Registry) -> None:
     watch.look()
     (job,) = registry.jobs.list()
     assert (job.status, job.body.reason) == ("queued", "drift")
+
+
+def test_a_pinned_answer_is_not_asked_for_again(registry: Registry) -> None:
+    record = samples.record()
+    registry.publish([record], now=samples.NOW)
+    registry.pin(record.id, now=samples.NOW)
+    watcher(registry, TODAY, ManualClock()).look()
+    assert registry.jobs.list() == ()
+    registry.unpin(record.id)
+    watcher(registry, TODAY, ManualClock()).look()
+    assert registry.jobs.counts() == {"queued": 1}
+
+
+def test_a_damaged_job_keeps_no_other_question_from_being_asked(registry: Registry) -> None:
+    for number, budget_bytes in enumerate((samples.GIB, 2 * samples.GIB)):
+        record = samples.record(threads=number + 1, budget_bytes=budget_bytes)
+        registry.publish([record], now=samples.NOW)
+    watch = watcher(registry, TODAY, ManualClock())
+    watch.look()
+    first, _ = sorted(registry.jobs.list(), key=lambda job: job.id)
+    registry.jobs.cancel(2, now=samples.NOW)
+    with open_database(registry.path, create=False).write() as connection:
+        connection.execute(update(JOBS).where(JOBS.c.id == first.id).values(body=b"{}"))
+    watcher(registry, samples.environment(torch="2.15.0"), ManualClock()).look()
+    assert registry.jobs.counts() == {"cancelled": 1, "queued": 2}
 
 
 def test_a_look_ends_with_its_daemon(registry: Registry) -> None:

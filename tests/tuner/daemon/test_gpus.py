@@ -11,8 +11,9 @@ import pytest
 
 from tests.tuner.daemon.machine import CONFIG, DaemonMachine, link
 from tests.tuner.daemon.two_gpus import UUIDS, TwoGpus
+from tuner.clock import SystemClock
 
-JOBS = 6
+JOBS = 4
 GIB = 2**30
 
 
@@ -56,6 +57,19 @@ def test_two_daemons_share_the_jobs_of_two_gpus(machine: DaemonMachine, gpus: Tw
     finished = {row.id for row in machine.registry.studies() if row.status == "finished"}
     assert finished == {job.study_id for job in machine.jobs.list()}
     assert len(finished) == len(machine.registry.studies()) == JOBS
+
+
+def test_once_waits_for_an_idle_gpu_after_each_job(machine: DaemonMachine, gpus: TwoGpus) -> None:
+    """Its own jobs' load says nothing of others, so the window begins anew after each."""
+    for number in range(2):
+        body = machine.question(number)
+        key = body.key.model_copy(update={"budget_bytes": 1000 + number})
+        body = body.model_copy(update={"key": key})
+        machine.jobs.enqueue(body, priority=0, now=SystemClock().now())
+    daemon = machine.start("--once", gpu="0")
+    _, err = daemon.communicate(timeout=60)
+    assert daemon.returncode == 0, err
+    assert machine.jobs.counts() == {"failed": 2}, err
 
 
 @pytest.mark.parametrize("busy", ["used_bytes", "percent"])

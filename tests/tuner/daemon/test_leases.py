@@ -14,7 +14,7 @@ from tuner.daemon.lease_watch import LeaseWatch
 from tuner.daemon.owner import is_gone, own_name
 
 LEASE_S = 60.0
-SEEN = Sighting(job_id=1, token=1, renewals=0, owner="elsewhere/boot/1/2/3")
+SEEN = Sighting(job_id=1, token=1, renewals=0, owner="elsewhere/boot/1/2/3", lease_s=LEASE_S)
 
 
 def test_this_process_is_there() -> None:
@@ -43,7 +43,7 @@ def test_a_boot_before_this_one_is_gone_and_what_cannot_be_seen_is_not() -> None
 
 
 def watch_with(clock: ManualClock) -> LeaseWatch:
-    return LeaseWatch(LEASE_S, clock.monotonic_s, is_gone)
+    return LeaseWatch(clock.monotonic_s, is_gone)
 
 
 def test_a_lease_whose_heartbeat_stands_still_is_lost() -> None:
@@ -77,6 +77,18 @@ def test_a_job_that_ran_out_of_sight_is_watched_from_its_return() -> None:
     assert watch.lost([SEEN]) == ()
 
 
+def test_how_long_a_lease_lasts_is_its_owners_to_say() -> None:
+    """A daemon with short leases does not take the jobs of one with long ones."""
+    clock = ManualClock()
+    watch = watch_with(clock)
+    patient = replace(SEEN, job_id=2, lease_s=10 * LEASE_S)
+    watch.lost([SEEN, patient])
+    clock.elapsed_s += 10 * LEASE_S - 1
+    assert watch.lost([SEEN, patient]) == (SEEN,)
+    clock.elapsed_s += 1
+    assert patient in watch.lost([SEEN, patient])
+
+
 def test_a_dead_owners_lease_is_lost_at_once() -> None:
-    watch = LeaseWatch(LEASE_S, ManualClock().monotonic_s, lambda owner: owner == SEEN.owner)
+    watch = LeaseWatch(ManualClock().monotonic_s, lambda owner: owner == SEEN.owner)
     assert watch.lost([SEEN, replace(SEEN, job_id=2, owner="alive")]) == (SEEN,)

@@ -64,8 +64,8 @@ def test_it_opens_after_a_whole_window(gate: IdleGate, clock: ManualClock) -> No
 @pytest.mark.parametrize(
     ("memory_bytes", "percent", "said"),
     [
-        (2 * GIB, 0, "others hold 2.15 GB of the device"),
-        (0, 80, "others use 80% of the device"),
+        (2 * GIB, 0, "others held more than 1.07 GB of the device within the last 60 s"),
+        (0, 80, "others used more than 10% of the device within the last 60 s"),
     ],
 )
 def test_others_close_it_and_begin_the_window_anew(
@@ -76,9 +76,21 @@ def test_others_close_it_and_begin_the_window_anew(
     gpu.memory_bytes, gpu.percent = memory_bytes, percent
     assert gate.closed() == said
     gpu.memory_bytes = gpu.percent = 0
-    assert gate.closed() is not None
+    assert gate.closed() == said
     clock.elapsed_s += 60
     assert gate.closed() is None
+
+
+def test_others_who_come_and_go_are_told_of_in_the_same_words(
+    gate: IdleGate, gpu: Gpu, clock: ManualClock
+) -> None:
+    """A look is a second: an app that serves a request now and then would fill the log."""
+    reasons = set()
+    for percent in (80, 0, 37, 0, 95, 0):
+        gpu.percent = percent
+        reasons.add(gate.closed())
+        clock.elapsed_s += 1
+    assert len(reasons) == 1
 
 
 def test_a_driver_that_fails_closes_it_until_it_is_back(

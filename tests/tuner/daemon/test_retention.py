@@ -51,6 +51,14 @@ def test_over_their_quota_the_oldest_logs_go(registry: Registry, logs_dir: Path)
     assert tidy(registry, logs_dir, logs=350.0) == ["3", "4", "5"]
 
 
+def test_a_log_that_another_daemon_removes_meanwhile_is_no_trouble(
+    registry: Registry, logs_dir: Path
+) -> None:
+    logged(logs_dir, 1, age_days=400.0)
+    (logs_dir / "2.log").symlink_to(logs_dir / "gone")
+    assert tidy(registry, logs_dir) == ["2"]
+
+
 def test_artifacts_go_that_nothing_names(registry: Registry, logs_dir: Path) -> None:
     named = registry.put_artifact("compile_cache", b"named")
     lost = registry.put_artifact("profile", b"nobody's")
@@ -63,6 +71,21 @@ def test_artifacts_go_that_nothing_names(registry: Registry, logs_dir: Path) -> 
     with pytest.raises(RecordNotFound):
         registry.artifact_path(lost)
     assert registry.read_artifact(named) == b"named"
+
+
+def test_over_their_quota_artifacts_go_that_no_plan_in_service_needs(
+    registry: Registry, logs_dir: Path
+) -> None:
+    old, new = (registry.put_artifact("compile_cache", data) for data in (b"old", b"new"))
+    for minutes, artifact in enumerate((old, new)):
+        record = samples.record(torch=f"2.{minutes}", artifacts=(artifact,))
+        registry.publish([record], now=samples.later(minutes))
+    for path in registry.path.with_name(f"{registry.path.name}.artifacts").glob("??/*"):
+        os.utime(path, (0, 0))
+    tidy(registry, logs_dir, garbage_age=1e-3, unused_age=1.0, artifacts=4.0)
+    with pytest.raises(RecordNotFound):
+        registry.artifact_path(old)
+    assert registry.read_artifact(new) == b"new"
 
 
 def test_without_a_registry_it_is_left_for_the_next_time(

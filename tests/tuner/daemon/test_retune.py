@@ -81,5 +81,5 @@ def test_a_change_for_the_worse_is_told(machine: DaemonMachine) -> None:
     message = machine.jobs.list()[0].message or ""
     assert "1.50 times as slow as before" in message
     assert "accelerate: 99.0 here, 98.0 when proved" in message
-    new = machine.registry.candidates(runtime=machine.bench.environment.runtime.digest)
-    assert any(f"`tuner rollback {stored.record.id[:12]}`" in message for stored in new)
+    old = machine.jobs.list()[0].body.first[0]
+    assert f"`tuner pin {old[:12]}`" in message

@@ -31,6 +31,17 @@ def test_what_is_due_at_once_does_not_wait_for_its_interval() -> None:
         assert came.wait(10.0)
 
 
+def test_an_interval_that_changes_counts_from_now() -> None:
+    ticks = Ticks({"step": Every(LONG_S, lambda: ticks.post("step"))})
+    with ticks:
+        ticks.change({"step": LONG_S})
+        assert ticks.wait(3 * SHORT_S) == frozenset()
+        ticks.change({"step": SHORT_S})
+        assert ticks.wait(10.0) == {"step"}
+        ticks.begin_anew()
+        assert ticks.wait(10.0) == {"step"}
+
+
 def test_a_clock_set_back_by_a_day_is_silence_for_a_moment() -> None:
     """What APScheduler makes of it: the next tick lies a day ahead."""
     ticks = Ticks({"step": Every(SHORT_S, lambda: ticks.post("step"))})

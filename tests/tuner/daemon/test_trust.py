@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import InvalidInput
+from registry.errors import InvalidInput, TrialFailed
 from tests.tuner.daemon.machine import DaemonMachine
 from tuner.daemon.trust import refuse_foreign
 
@@ -49,11 +49,34 @@ def test_what_everybody_may_replace_is_refused(python: Path, tmp_path: Path) -> 
     refuse_foreign(str(python))
 
 
+def test_where_a_link_leads_counts_too(python: Path, tmp_path: Path) -> None:
+    """Through any number of links."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "python").symlink_to(sys.executable)
+    python.unlink()
+    python.symlink_to("../link")
+    (tmp_path / "venv" / "link").symlink_to(shared / "python")
+    refuse_foreign(str(python))
+    shared.chmod(0o777)
+    with pytest.raises(InvalidInput, match="shared can be written by everybody"):
+        refuse_foreign(str(python))
+
+
 def test_a_name_that_is_looked_up_is_refused() -> None:
     with pytest.raises(InvalidInput, match="whole path"):
         refuse_foreign("python3")
-    with pytest.raises(InvalidInput, match="cannot be used"):
+    with pytest.raises(TrialFailed, match="cannot be used"):
         refuse_foreign("/no/such/python")
+
+
+def test_an_interpreter_that_is_being_made_anew_is_tried_again(machine: DaemonMachine) -> None:
+    job = machine.enqueue()
+    machine.python.unlink()
+    machine.once()
+    job = machine.jobs.get(job.id)
+    assert (job.status, job.failures) == ("queued", 1)
+    assert "cannot be used" in (job.message or "")
 
 
 def test_a_job_with_such_an_interpreter_is_not_run(machine: DaemonMachine) -> None:

@@ -45,6 +45,30 @@ def test_what_systemd_would_expand_is_written_out() -> None:
         unit("/opt/a\nExecStartPre=evil").text()
 
 
+def test_only_a_command_expands_variables() -> None:
+    text = unit(TUNER_HOME="/srv/$x/100%").text()
+    assert 'Environment="TUNER_HOME=/srv/$x/100%%"' in text
+
+
+def test_a_registry_is_named_by_its_whole_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """A service is started in another folder."""
+    monkeypatch.chdir(home)
+    assert run(["daemon", "install", "--print", "--registry", "mine.sqlite3"]) == 0
+    assert f"--registry {home / 'mine.sqlite3'}" in capsys.readouterr().out
+    text = unit(TUNER_HOME="here", TUNER_REGISTRY="mine", CUDA_VISIBLE_DEVICES="0").text()
+    assert f"Environment=TUNER_HOME={home / 'here'}\n" in text
+    assert f"Environment=TUNER_REGISTRY={home / 'mine'}\n" in text
+    assert "Environment=CUDA_VISIBLE_DEVICES=0\n" in text
+
+
+@pytest.mark.usefixtures("home")
+def test_an_option_before_install_is_not_lost_in_silence(capsys: Captured) -> None:
+    assert run(["daemon", "--gpu", "1", "install", "--print"]) == 2
+    assert "--gpu belongs after `install`" in capsys.readouterr().err
+
+
 def test_only_what_places_things_is_taken_over() -> None:
     text = unit(TUNER_HOME="/srv/tuner", HF_TOKEN="secret", PATH="/bin").text()
     assert "Environment=TUNER_HOME=/srv/tuner" in text
