@@ -79,11 +79,19 @@ class Replayer:
         finished = self._run(plan, estimate, artifact)
         problem = _artifact_problem(finished) if artifact is not None else None
         if problem is None:
+            self._note_misses(plan, finished)
             return finished
         self._drop_artifact(plan, problem)
         if finished.trial.measurement is not None or self._time_limit.is_over:
-            return finished
+            return _as_cold(finished)
         return self._run(plan, estimate, None)
+
+    def _note_misses(self, plan: Plan, finished: Finished) -> None:
+        measured = finished.trial.measurement
+        used = None if measured is None else measured.warm_start
+        if used is not None and used.misses:
+            what = f"{used.graph_misses} graphs and {used.library_misses} libraries"
+            self._note(f"{plan.digest[:12]}: {what} were not in its compile cache")
 
     def _doubt(self, trial: Trial) -> str | None:
         """Why another replay may come out better; None if none would. Who shares the device has
@@ -123,11 +131,26 @@ class Replayer:
 def _artifact_problem(finished: Finished) -> str | None:
     """Why a replay's artifact is no good; None also where time or memory ended the replay."""
     if finished.result is not None:
-        return None if finished.result.cache_hits > 0 else "saves nothing"
+        used = finished.result.measurement.warm_start
+        return "saves nothing" if used is None or used.saves_nothing else None
     failure = finished.trial.failure
     if failure is None or failure.kind in ("timeout", "out_of_memory"):
         return None
     return f"broke the start ({failure.kind})"
+
+
+def _as_cold(finished: Finished) -> Finished:
+    """What started with a cache that saved nothing has started without one."""
+    measured = finished.trial.measurement
+    if measured is None:
+        return finished
+    update = {
+        "cold_first_image_s": measured.warm_first_image_s,
+        "warm_first_image_s": None,
+        "warm_start": None,
+    }
+    trial = finished.trial.model_copy(update={"measurement": measured.model_copy(update=update)})
+    return replace(finished, trial=trial)
 
 
 def _held_to_proof(finished: Finished, proof: Measurement | None) -> Finished:

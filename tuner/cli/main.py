@@ -31,6 +31,7 @@ COMMANDS = {
     "revoke": "tuner.cli.revoke",
     "rollback": "tuner.cli.rollback",
     "registry": "tuner.cli.registry",
+    "keys": "tuner.cli.keys",
     "autoquant": "tuner.cli.autoquant",
     "enqueue": "tuner.cli.enqueue",
     "status": "tuner.cli.status",
