@@ -19,7 +19,7 @@
     │   └── DeviceBusy            another run or a foreign process holds it
     ├── PlanConflict              exit code 6; the plan cannot be applied to this pipeline
     ├── TrialFailed               exit code 7; a worker process did not give a result
-    ├── UntrustedArtifact         exit code 8; no valid signature by a trusted key
+    ├── UntrustedArtifact         exit code 8; no valid signature by a trusted key, or malformed
     └── Interrupted               exit code 130; stopped by the user, nothing half-done
 
 Inside a study a failed trial is a value (`registry.record.Failure`), never one of these.

@@ -75,12 +75,38 @@ class PeakMemory(Frozen):
     host_peak_bytes: int = 0
 
 
+StartRung = Literal["compile_cache", "compile"]
+"""How compiled code is come by: graphs and libraries of an artifact, or compiled anew."""
+
+
+class WarmStart(Frozen):
+    """What a process took from compile artifacts, and what it compiled all the same. `graph`s are
+    Inductor's, `library` the C++ ones that graphs on a CPU call."""
+
+    rung: StartRung
+    graph_hits: int = 0
+    graph_misses: int = 0
+    library_hits: int = 0
+    library_misses: int = 0
+
+    @property
+    def saves_nothing(self) -> bool:
+        """Counts hits and no seconds: those depend on what else a machine does. A graph whose
+        libraries are compiled anew costs nearly all that it did."""
+        libraries = self.library_hits + self.library_misses
+        return self.graph_hits == 0 or (libraries > 0 and self.library_hits == 0)
+
+    @property
+    def misses(self) -> int:
+        return self.graph_misses + self.library_misses
+
+
 class Measurement(Frozen):
     """One trial's outcome. `contaminated` names foreign load seen on the device, if any.
 
     `layer_types` counts resolved weight classes per component ("transformer":
     {"Linear/Float8Tensor": 304}); `graphs`, `graph_breaks` and `recompiles` are dynamo's
-    counters after warm-up.
+    counters after warm-up. `warm_start` is None where it started without artifacts.
     """
 
     rung: Rung
@@ -90,6 +116,7 @@ class Measurement(Frozen):
     start_s: float
     cold_first_image_s: float | None = None
     warm_first_image_s: float | None = None
+    warm_start: WarmStart | None = None
     graphs: int = 0
     graph_breaks: int = 0
     recompiles: int = 0
@@ -97,6 +124,13 @@ class Measurement(Frozen):
     power_w: int | None = None
     contaminated: str | None = None
     layer_types: FrozenMapping[FrozenMapping[int]] = Field(default={}, validate_default=True)
+
+    @property
+    def start_saved_s(self) -> float | None:
+        """By how much artifacts bring the first image forward; None where one was not timed."""
+        if self.cold_first_image_s is None or self.warm_first_image_s is None:
+            return None
+        return self.cold_first_image_s - self.warm_first_image_s
 
     @property
     def step_ms(self) -> float:

@@ -13,7 +13,7 @@ import base64
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -157,14 +157,17 @@ class SigningKeys:
             self._write_list(TrustList(keys=(*others, key)))
         return key
 
-    def distrust(self, unwanted: str) -> None:
-        """Take a key id off the list. Raises InvalidInput where it is not on it."""
+    def find(self, wanted: str) -> TrustedKey:
+        """A trusted key by its name or id. Raises InvalidInput where none or several are meant."""
+        return _one_of(self.trusted(), wanted)
+
+    def revoke(self, unwanted: str) -> TrustedKey:
+        """Take a key off the list, by its name or id. Raises InvalidInput where it is not on it."""
         with self._locked():
             listed = self._listed().keys
-            kept = tuple(one for one in listed if one.key_id != unwanted)
-            if len(kept) == len(listed):
-                raise InvalidInput(f"key {unwanted!r} is not on the trust list")
-            self._write_list(TrustList(keys=kept))
+            gone = _one_of(listed, unwanted)
+            self._write_list(TrustList(keys=tuple(one for one in listed if one != gone)))
+        return gone
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -242,7 +245,17 @@ class SigningKeys:
         return Path(name)
 
 
-_TRUST_HINT = "If you know who made it, add their public key with `tuner registry trust`."
+def _one_of(keys: Iterable[TrustedKey], wanted: str) -> TrustedKey:
+    found = [key for key in keys if wanted in (key.key_id, key.name)]
+    if not found:
+        raise InvalidInput(f"key {wanted!r} is not on the trust list")
+    if len(found) > 1:
+        ids = ", ".join(key.key_id for key in found)
+        raise InvalidInput(f"several keys are called {wanted!r}: name one of {ids}")
+    return found[0]
+
+
+_TRUST_HINT = "If you know who made it, add their public key with `tuner keys trust`."
 
 
 def _text(data: bytes) -> str:

@@ -288,14 +288,13 @@ class Registry:
 
     def trusted_artifact(
         self, stored: StoredRecord, artifact: ArtifactRef, keys: SigningKeys
-    ) -> Path:
-        """The file of a record's artifact, after a trusted key's signature over exactly these
-        bytes for exactly this record's key was verified. Raises UntrustedArtifact and as
-        `artifact_path` does."""
+    ) -> bytes:
+        """A record's artifact, after a trusted key's signature over exactly these bytes for exactly
+        this record's key was verified. Raises UntrustedArtifact and as `read_artifact` does."""
         with self._database.read() as connection:
             signature = artifact_rows.signature(connection, stored.record.id, artifact)
         keys.verify(ArtifactStatement.of(artifact, stored.record.key.digest), signature)
-        return self.artifact_path(artifact)
+        return self.read_artifact(artifact)
 
     def put_inventory(self, key: str, inventory: ModelInventory, now: datetime) -> None:
         """Replace the inventory of this key."""

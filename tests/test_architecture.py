@@ -18,8 +18,12 @@ import tuner
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = {"torch", "torchao", "diffusers", "transformers", "accelerate", "torchmetrics"}
 HEAVY = TORCH | {"alembic", "rich", "apscheduler", "PIL", "numpy"}
-READS_THE_ENVIRONMENT = {"tuner/config.py", "tuner/pipeline/worker.py"}
-"""The worker is told the number of its event descriptor there."""
+READS_THE_ENVIRONMENT = {
+    "tuner/config.py",
+    "tuner/pipeline/artifacts.py",
+    "tuner/pipeline/worker.py",
+}
+"""The worker is told the number of its event descriptor there; torch its cache's folder."""
 
 
 def modules_beside_the_pipeline() -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from registry.client import open_registry
+from registry.digest import digest, short
 from registry.environment import Environment
 from registry.errors import InvalidInput, NoPlan, RegistryMissing, UntrustedArtifact
 from registry.inventory import ModelInventory
@@ -134,14 +135,21 @@ class PlanAnswer:
         """Plain values, ready for JSON or YAML."""
         return self.answer.to_json()
 
-    def trusted_path(self, artifact: ArtifactRef) -> Path:
-        """The file of one of the record's artifacts, its signature verified on its very bytes.
+    def trusted_bytes(self, artifact: ArtifactRef) -> bytes:
+        """One of the record's artifacts: the very bytes whose signature was verified.
 
         Raises UntrustedArtifact and RegistryError.
         """
         if self.registry is None or self.stored is None:
             raise UntrustedArtifact("an estimated plan has no artifacts")
         return self.registry.trusted_artifact(self.stored, artifact, self._keys())
+
+    @property
+    def code_folder(self) -> Path:
+        """Where compiled code is unpacked. Another one for other trusted keys: what a key signed is
+        not run from it any more once that key was revoked."""
+        trusted = sorted(key.key_id for key in self._keys().trusted())
+        return self.settings.compiled_code_dir / short(digest(trusted))
 
     def note_fetch(self) -> None:
         """Count the answer, best effort."""

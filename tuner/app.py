@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
+from pydantic import PrivateAttr
+
 from registry.base import Frozen
-from registry.errors import InvalidInput, RegistryError, UntrustedArtifact
+from registry.errors import InvalidInput, TunerError
 from registry.plan import Plan
-from registry.record import MatchKind
+from registry.record import MatchKind, StartRung, WarmStart
 from tuner.answers import PlanAnswer, PlanOptions, get_plan
 
 if TYPE_CHECKING:
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tuner")
 
-UNUSABLE = (UntrustedArtifact, RegistryError, OSError, RuntimeError, ValueError, EOFError)
+Counted = Callable[[], WarmStart]
+COLD = WarmStart(rung="compile")
+
+UNUSABLE = (TunerError, OSError, RuntimeError, ValueError, EOFError)
 """What a cache that is forged, lost, or of another torch ends in: none may keep an app from
 starting."""
 
@@ -26,15 +32,27 @@ starting."""
 class LoadReport(Frozen):
     """What `load` did, kept as `pipe.tuner_report`. `match` says how the plan was found;
     `budget_proved` is True only for an exact match. `artifacts` is "loaded", "none" (the plan has
-    no use for any, or none was published for this environment) or why they were refused."""
+    no use for any, or none was published for this environment) or why they were refused, each
+    reason once in `refused`. `rung` says how compiled code is come by; `start_saved_s` by how much
+    that brought the first image forward when it was proved."""
 
     match: MatchKind
     plan: str
     record: str | None
     budget_proved: bool
     artifacts: str
+    rung: StartRung
+    refused: tuple[str, ...] = ()
+    start_saved_s: float | None = None
     load_s: float
     notes: tuple[str, ...] = ()
+    _counted: Counted = PrivateAttr(default=lambda: COLD)
+
+    @property
+    def warm_start(self) -> WarmStart:
+        """What torch took from the artifacts up to now, and what it compiled all the same. Nothing
+        is compiled before the first image."""
+        return self._counted()
 
 
 def load(
@@ -58,20 +76,26 @@ def load(
         model, vram=vram, height=height, width=width, batch_size=batch_size, **options
     )
     start = time.perf_counter()
-    artifacts = _load_artifacts(answer)
+    code = _use_artifacts(answer)
 
     from tuner.pipeline import apply as engine
 
     pipe = engine.load(answer.model, answer.plan, engine.device_of(answer.environment))
-    pipe.tuner_report = LoadReport(
+    measured = answer.measurement
+    report = LoadReport(
         match=answer.match,
         plan=answer.plan.digest,
         record=answer.record_id,
         budget_proved=answer.match == "exact",
-        artifacts=artifacts,
+        artifacts=code.told,
+        rung=code.rung,
+        refused=code.refused,
+        start_saved_s=measured.start_saved_s if code.is_used and measured else None,
         load_s=time.perf_counter() - start,
         notes=answer.notes,
     )
+    report._counted = code.counted  # noqa: SLF001 (the class is this module's)
+    pipe.tuner_report = report
     return pipe
 
 
@@ -98,26 +122,46 @@ def apply(pipe: Any, plan: PlanAnswer | Plan, *, allow_partial: bool = False) ->
 
     if isinstance(plan, Plan):
         return engine.apply(pipe, plan, engine.default_device(), allow_partial=allow_partial)
-    _load_artifacts(plan)
+    code = _use_artifacts(plan)
     device = engine.device_of(plan.environment)
     report = engine.apply(pipe, plan.plan, device, allow_partial=allow_partial)
-    return report.model_copy(update={"budget_proved": plan.match == "exact"})
+    proved = {"budget_proved": plan.match == "exact", "artifacts": code.told}
+    return report.model_copy(update=proved)
 
 
-def _load_artifacts(answer: PlanAnswer) -> str:
-    """Give torch the record's compile cache, after its signature was verified. Never raises for a
-    bad one: the plan then compiles as if there were none, and the log says why."""
+@dataclass(frozen=True)
+class _Code:
+    """What became of a record's compile artifacts. `refused` says why of each that was not used."""
+
+    is_used: bool = False
+    refused: tuple[str, ...] = ()
+    counted: Counted = lambda: COLD
+
+    @property
+    def rung(self) -> StartRung:
+        return "compile_cache" if self.is_used else "compile"
+
+    @property
+    def told(self) -> str:
+        if self.refused:
+            return f"refused: {'; '.join(self.refused)}"
+        return "loaded" if self.is_used else "none"
+
+
+def _use_artifacts(answer: PlanAnswer) -> _Code:
+    """Give torch what the record's maker compiled, after its signature was verified. Never raises
+    for bad bytes: the plan then compiles as if there were none, and the log says why."""
     if not answer.artifacts_apply or answer.stored is None:
-        return "none"
-    caches = [ref for ref in answer.stored.record.artifacts if ref.kind == "compile_cache"]
-    if not caches:
-        return "none"
-    from tuner.pipeline.artifacts import load_compile_cache
+        return _Code()
+    kept = [ref for ref in answer.stored.record.artifacts if ref.kind == "compile_cache"]
+    if not kept:
+        return _Code()
+    from tuner.pipeline.artifacts import use_compiled_code
 
     try:
-        taken = [load_compile_cache(answer.trusted_path(ref), ref.sha256) for ref in caches]
+        taken = [use_compiled_code(answer.trusted_bytes(ref), answer.code_folder) for ref in kept]
     except UNUSABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.warning("compile cache not used: %s", reason)
-        return f"refused: {reason}"
-    return "loaded" if all(taken) else "refused: torch did not take it"
+        logger.warning("compile artifacts not used: %s", reason)
+        return _Code(refused=(reason,))
+    return _Code(is_used=True, counted=taken[0].counted)

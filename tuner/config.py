@@ -53,6 +53,11 @@ class Settings:
         """Inductor's and Triton's caches, one folder per plan."""
         return self.cache_dir / "compile"
 
+    @property
+    def compiled_code_dir(self) -> Path:
+        """What apps took from artifacts and compiled beside it; safe to delete."""
+        return self.cache_dir / "compiled-code"
+
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `environ`, by default this process's own. Nothing is created on disk.

@@ -13,6 +13,7 @@ from registry.record import ArtifactRef, Estimate, Failure, Quality, Rung, Trial
 from registry.store import Registry
 from registry.timing import Timing, TimingKey
 from tuner.clock import Clock
+from tuner.code_folder import PRIVATE_MODE
 from tuner.events import Listener, MemorySample, WorkerProgress
 from tuner.gate import judge
 from tuner.protocol import (
@@ -179,7 +180,7 @@ class TrialDesk:
         return 3 if estimate.latency_s < SLOW_S else 2
 
     def _job(self, plan: Plan, rung: Rung, cache: Path, repeats: int) -> TrialJob:
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
         return TrialJob(
             model=self.request.model,
             workload=self.request.workload,

@@ -45,7 +45,7 @@ class TrialJob(Frozen):
     `budget_bytes` caps the device's memory, `outside_allocator_bytes` of it being outside torch's
     allocator; on a CPU the parent enforces it. `reference_in` is a folder that a baseline trial
     wrote as `reference_out`. `compile_cache_dir` is Inductor's and Triton's cache folder.
-    `artifact_in` names a compile cache whose signature the parent verified; the worker checks
+    `artifact_in` names compiled code whose signature the parent verified; the worker checks
     `artifact_in_sha256` on the bytes it loads. `artifact_out` is where to write one.
     """
 
@@ -168,7 +168,6 @@ class Progress(Frozen):
 
 class TrialResult(Frozen):
     """`artifact_bytes` is the size of what was written to `artifact_out`, 0 for nothing.
-    `cache_hits`/`cache_misses` count compiled graphs taken from a loaded artifact or not.
     `not_computed` says why a metric has no score."""
 
     event: Literal["trial_result"] = "trial_result"
@@ -177,8 +176,6 @@ class TrialResult(Frozen):
     not_computed: FrozenMapping[str] = Field(default={}, validate_default=True)
     calibrated: bool
     artifact_bytes: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
     counters: FrozenMapping[int] = Field(default={}, validate_default=True)
 
 

@@ -36,7 +36,8 @@ def standing(trials: Iterable[Trial]) -> tuple[Trial, ...]:
 
 
 class Replayer:
-    """Replays the plans of one study. `note` takes lines that people should read."""
+    """Replays the plans of one study. `note` takes lines that people should read, `label` says
+    a plan in a few words."""
 
     def __init__(
         self,
@@ -44,9 +45,10 @@ class Replayer:
         registry: Registry,
         time_limit: TimeLimit,
         note: Callable[[str], None],
+        label: Callable[[Plan], str],
     ) -> None:
         self._desk, self._registry = desk, registry
-        self._time_limit, self._note = time_limit, note
+        self._time_limit, self._note, self._label = time_limit, note, label
         self._artifacts: dict[str, ArtifactRef] = {}
 
     def replay(self, plan: Plan, estimate: Estimate, proof: Measurement | None) -> Finished:
@@ -55,9 +57,9 @@ class Replayer:
         finished = _held_to_proof(self._warm(plan, estimate), proof)
         doubt = self._doubt(finished.trial)
         if doubt is not None and not self._time_for(finished):
-            self._note(f"{plan.digest[:12]}: no time to replay it once more, {doubt}")
+            self._note(f"{self._label(plan)}: no time to replay it once more, {doubt}")
         elif doubt is not None:
-            self._note(f"{plan.digest[:12]}: replayed once more, {doubt}")
+            self._note(f"{self._label(plan)}: replayed once more, {doubt}")
             again = _held_to_proof(self._warm(plan, estimate), proof)
             finished = _second_of(finished, again)
         if finished.trial.measurement is None or self.artifact(plan) is None:
@@ -79,11 +81,19 @@ class Replayer:
         finished = self._run(plan, estimate, artifact)
         problem = _artifact_problem(finished) if artifact is not None else None
         if problem is None:
+            self._note_misses(plan, finished)
             return finished
         self._drop_artifact(plan, problem)
         if finished.trial.measurement is not None or self._time_limit.is_over:
-            return finished
+            return _as_cold(finished)
         return self._run(plan, estimate, None)
+
+    def _note_misses(self, plan: Plan, finished: Finished) -> None:
+        measured = finished.trial.measurement
+        used = None if measured is None else measured.warm_start
+        if used is not None and used.misses:
+            what = f"{used.graph_misses} graphs and {used.library_misses} libraries"
+            self._note(f"{self._label(plan)}: {what} were not in its compile cache")
 
     def _doubt(self, trial: Trial) -> str | None:
         """Why another replay may come out better; None if none would. Who shares the device has
@@ -106,7 +116,7 @@ class Replayer:
 
     def _drop_artifact(self, plan: Plan, problem: str) -> None:
         """For good: the file goes, so that a run that continues this one does not find it."""
-        self._note(f"{plan.digest[:12]}: its compile cache {problem} and is not published")
+        self._note(f"{self._label(plan)}: its compile cache {problem} and is not published")
         del self._artifacts[plan.digest]
         self._desk.artifact_path(plan).unlink()
 
@@ -116,18 +126,33 @@ class Replayer:
             return finished
         cold = self._run(plan, estimate, None, whole=False)
         if cold.trial.failure is not None:
-            self._note(f"{plan.digest[:12]}: no cold start timed: {cold.trial.failure.message}")
+            self._note(f"{self._label(plan)}: no cold start timed: {cold.trial.failure.message}")
         return _with_cold_start(finished, cold)
 
 
 def _artifact_problem(finished: Finished) -> str | None:
     """Why a replay's artifact is no good; None also where time or memory ended the replay."""
     if finished.result is not None:
-        return None if finished.result.cache_hits > 0 else "saves nothing"
+        used = finished.result.measurement.warm_start
+        return "saves nothing" if used is None or used.saves_nothing else None
     failure = finished.trial.failure
     if failure is None or failure.kind in ("timeout", "out_of_memory"):
         return None
     return f"broke the start ({failure.kind})"
+
+
+def _as_cold(finished: Finished) -> Finished:
+    """What started with a cache that saved nothing has started without one."""
+    measured = finished.trial.measurement
+    if measured is None:
+        return finished
+    update = {
+        "cold_first_image_s": measured.warm_first_image_s,
+        "warm_first_image_s": None,
+        "warm_start": None,
+    }
+    trial = finished.trial.model_copy(update={"measurement": measured.model_copy(update=update)})
+    return replace(finished, trial=trial)
 
 
 def _held_to_proof(finished: Finished, proof: Measurement | None) -> Finished:

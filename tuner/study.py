@@ -123,7 +123,9 @@ class _Study:
         self._time_limit, self._listener, self._lease = time_limit, listener, lease
         self._environment: Environment = row.environment
         self._journal = Journal(registry, row.id, inventory, listener)
-        self._replayer = Replayer(desk, registry, time_limit, self._journal.note)
+        self._replayer = Replayer(
+            desk, registry, time_limit, self._journal.note, self._journal.label
+        )
         self._timings = RegistryTimings(registry, row.environment, clock.now)
         self._mixture: Mixture | None = None
         self._measured: dict[tuple[Rung, str], Measurement] = {}

@@ -91,11 +91,11 @@ def test_trust_is_given_and_taken(keys: SigningKeys, strangers: SigningKeys) -> 
     keys.verify(STATEMENT, signature)
     keys.trust("colleague, renamed", strangers.public_key.public_key)
     assert [key.name for key in keys.trusted()] == ["colleague, renamed"]
-    keys.distrust(trusted.key_id)
+    keys.revoke(trusted.key_id)
     with pytest.raises(UntrustedArtifact):
         keys.verify(STATEMENT, signature)
     with pytest.raises(InvalidInput, match=trusted.key_id):
-        keys.distrust(trusted.key_id)
+        keys.revoke(trusted.key_id)
 
 
 @pytest.mark.parametrize("text", ["", "x", "AAAA", "ssh-ed25519 AAAAC3"])

@@ -80,14 +80,14 @@ def test_artifacts_are_given_out_once_their_signature_is_verified(asker: Asker) 
     asker.publish(artifacts=(ref,), keys=SigningKeys(load_settings().config_dir))
     answer = asker.ask()
     assert answer.artifacts_apply
-    assert answer.trusted_path(ref).read_bytes() == b"compiled"
+    assert answer.trusted_bytes(ref) == b"compiled"
 
 
 def test_artifacts_without_a_signature_stay_where_they_are(asker: Asker) -> None:
     ref = asker.registry.put_artifact("compile_cache", b"compiled")
     asker.publish(artifacts=(ref,))
     with pytest.raises(UntrustedArtifact):
-        asker.ask().trusted_path(ref)
+        asker.ask().trusted_bytes(ref)
 
 
 def test_an_answer_is_counted(asker: Asker) -> None:
@@ -173,7 +173,7 @@ def test_without_a_registry_the_plan_is_estimated_and_nothing_is_made(home: Path
     assert any("there is no registry" in note for note in answer.notes)
     assert list(home.iterdir()) == []
     with pytest.raises(UntrustedArtifact):
-        answer.trusted_path(ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=1))
+        answer.trusted_bytes(ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=1))
 
 
 def test_a_newer_registry_that_may_only_be_read_still_answers(asker: Asker) -> None:

@@ -11,15 +11,20 @@ import pytest
 
 from registry.errors import InvalidInput, RegistryCorrupt, UntrustedArtifact
 from registry.plan import PipelineOptions, Plan
-from registry.record import ArtifactRef
-from tuner.app import _load_artifacts, apply
+from registry.record import ArtifactRef, WarmStart
+from tuner.app import _use_artifacts, apply
 
 CACHE = ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=4)
 
 
-def answer(trusted_path: Callable[[ArtifactRef], Path], *, apply: bool = True) -> Any:
+def answer(trusted_bytes: Callable[[ArtifactRef], bytes], *, apply: bool = True) -> Any:
     stored = SimpleNamespace(record=SimpleNamespace(artifacts=(CACHE,)))
-    return SimpleNamespace(artifacts_apply=apply, stored=stored, trusted_path=trusted_path)
+    return SimpleNamespace(
+        artifacts_apply=apply,
+        stored=stored,
+        trusted_bytes=trusted_bytes,
+        code_folder=Path("/nonexistent"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -30,24 +35,31 @@ def answer(trusted_path: Callable[[ArtifactRef], Path], *, apply: bool = True) -
         FileNotFoundError("gone"),
     ],
 )
-def test_a_cache_that_cannot_be_used_is_named(error: Exception) -> None:
-    def refuse(_: ArtifactRef) -> Path:
+def test_a_cache_that_cannot_be_used_is_named(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: ArtifactRef) -> bytes:
         raise error
 
-    assert _load_artifacts(answer(refuse)) == f"refused: {error}"
+    code = _use_artifacts(answer(refuse))
+    assert (code.told, code.rung) == (f"refused: {error}", "compile")
+    assert code.refused == (str(error),)
+    assert code.counted() == WarmStart(rung="compile")
+    assert [line.getMessage() for line in caplog.records] == [
+        f"compile artifacts not used: {error}"
+    ]
 
 
-def test_bytes_other_than_the_signed_ones_never_reach_torch(tmp_path: Path) -> None:
-    other = tmp_path / "cache.bin"
-    other.write_bytes(b"evil")
-    assert _load_artifacts(answer(lambda _: other)).startswith("refused: compile cache")
+def test_bytes_that_are_no_compiled_code_never_reach_torch() -> None:
+    assert _use_artifacts(answer(lambda _: b"evil")).told.startswith("refused: not compiled code")
 
 
 def test_artifacts_of_another_environment_are_left_alone() -> None:
-    def never(_: ArtifactRef) -> Path:
+    def never(_: ArtifactRef) -> bytes:
         raise AssertionError
 
-    assert _load_artifacts(answer(never, apply=False)) == "none"
+    code = _use_artifacts(answer(never, apply=False))
+    assert (code.told, code.rung, code.refused) == ("none", "compile", ())
 
 
 @pytest.mark.parametrize("plan", [{"format": 1}, "a plan", None])

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from registry.errors import DeviceBusy, NothingFits, TrialFailed
+from registry.record import WarmStart
 from registry.workload import Shape
 from tests.tuner import flux
 from tests.tuner.fake_nvml import FakeNvml
@@ -26,6 +27,7 @@ from tuner.events import (
     TrialFinished,
     TrialStarted,
 )
+from tuner.labels import describe
 from tuner.planning import Planning
 from tuner.search import Known
 from tuner.search.durations import TYPICAL_S
@@ -254,14 +256,32 @@ def test_a_replay_that_failed_of_substance_is_not_tried_again(bench: StudyBench)
     assert bench.study().status == "finished"
 
 
-def test_a_cache_without_hits_is_dropped_with_a_note(bench: StudyBench) -> None:
-    bench.rule({"cache_hits": 0}, **REPLAYED_FROM_CACHE)
+@pytest.mark.parametrize("used", [{"graph_hits": 0}, {"graph_hits": 4, "library_misses": 9}])
+def test_a_cache_that_saves_nothing_is_dropped_with_a_note(
+    bench: StudyBench, used: dict[str, int]
+) -> None:
+    """Graphs alone save nothing where every library that they call is compiled anew."""
+    bench.rule({"warm_start": used}, **REPLAYED_FROM_CACHE)
     outcome = bench.run()
     assert outcome.best is not None
     assert outcome.best.artifacts == ()
-    name = outcome.best.plan.digest[:12]
+    measured = outcome.best.measurement
+    assert (measured.cold_first_image_s, measured.warm_first_image_s) == (0.5, None)
+    assert measured.warm_start is None
+    name = describe(outcome.best.plan, bench.inventory)
     assert f"{name}: its compile cache saves nothing and is not published" in outcome.notes
     assert [event.text for event in bench.heard(Note)] == list(outcome.notes)
+
+
+def test_a_cache_that_lacks_something_is_published_with_a_note(bench: StudyBench) -> None:
+    bench.rule({"warm_start": {"graph_misses": 1, "library_hits": 8}}, **REPLAYED_FROM_CACHE)
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert [item.kind for item in outcome.best.artifacts] == ["compile_cache"]
+    used = outcome.best.measurement.warm_start
+    assert used == WarmStart(rung="compile_cache", graph_hits=4, graph_misses=1, library_hits=8)
+    name = describe(outcome.best.plan, bench.inventory)
+    assert f"{name}: 1 graphs and 0 libraries were not in its compile cache" in outcome.notes
 
 
 def test_a_cache_that_crashes_the_start_is_done_without(bench: StudyBench) -> None:
@@ -383,7 +403,7 @@ def records(bench: StudyBench, ids: tuple[str, ...]) -> list[tuple[str, tuple[st
 
 
 def test_a_dropped_cache_stays_dropped_on_resuming(bench: StudyBench) -> None:
-    bench.rule({"cache_hits": 0}, **REPLAYED_FROM_CACHE)
+    bench.rule({"warm_start": {"graph_hits": 0}}, **REPLAYED_FROM_CACHE)
 
     def stop(event: StudyEvent) -> None:
         if isinstance(event, TrialFinished) and event.trial.rung == "replay":

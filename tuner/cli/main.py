@@ -33,6 +33,7 @@ COMMANDS = {
     "rollback": "tuner.cli.rollback",
     "pin": "tuner.cli.pin",
     "registry": "tuner.cli.registry",
+    "keys": "tuner.cli.keys",
     "autoquant": "tuner.cli.autoquant",
     "enqueue": "tuner.cli.enqueue",
     "status": "tuner.cli.status",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from registry.errors import RegistryCorrupt
 from tuner.cli.opening import opened, settings_for
 from tuner.cli.options import json_option, registry_option
-from tuner.cli.output import print_json, print_rich
-
-if TYPE_CHECKING:
-    from registry.signing import SigningKeys
+from tuner.cli.output import print_json
 
 
 @click.group("registry")
 def command() -> None:
-    """Upgrade, check or locate the registry, and say whose artifacts to trust."""
+    """Upgrade, check or locate the registry."""
 
 
 @command.command("upgrade")
@@ -55,49 +50,3 @@ def path(registry_url: str | None) -> None:
     from registry.client import database_path
 
     click.echo(database_path(settings_for(registry_url).registry))
-
-
-@command.command("keys")
-@json_option()
-def keys(as_json: bool) -> None:
-    """List the keys whose artifacts are used here, this user's own first.
-
-    A compiled artifact runs code: it is used only under a valid signature by one of these keys.
-    """
-    found = _signing_keys().trusted()
-    if as_json:
-        print_json([{**key.model_dump(), "key_id": key.key_id} for key in found])
-        return
-    if not found:
-        click.echo("no key yet: the first published plan makes this user's own")
-        return
-    from tuner.report.tables import table
-
-    rows = ((key.name, key.key_id, key.public_key) for key in found)
-    print_rich(table("Name", "Key", "Public key", rows=rows))
-
-
-@command.command("trust")
-@click.argument("name")
-@click.argument("public_key")
-def trust(name: str, public_key: str) -> None:
-    """Use artifacts signed with PUBLIC_KEY, and call that key NAME.
-
-    `tuner registry keys` shows a user's own public key, to be given to those who shall trust it.
-    """
-    key = _signing_keys().trust(name, public_key)
-    click.echo(f"trusted: {key.name} ({key.key_id})")
-
-
-@command.command("distrust")
-@click.argument("key")
-def distrust(key: str) -> None:
-    """No longer use artifacts signed with KEY, which is named as `tuner registry keys` shows it."""
-    _signing_keys().distrust(key)
-    click.echo(f"no longer trusted: {key}")
-
-
-def _signing_keys() -> SigningKeys:
-    from registry.signing import SigningKeys
-
-    return SigningKeys(settings_for(None).config_dir)

@@ -34,11 +34,12 @@ from tuner.pipeline.weights import ModuleWeights
 
 class ApplyReport(Frozen):
     """What `apply` did: components that took the plan, and what stood against it elsewhere.
-    `budget_proved` is True only for a plan with an exact record."""
+    `budget_proved` is True only for a plan with an exact record. `artifacts` as `LoadReport`'s."""
 
     applied: tuple[str, ...]
     conflicts: tuple[str, ...] = ()
     budget_proved: bool = False
+    artifacts: str = "none"
 
 
 def default_device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,9 +11,15 @@ from typing import Any
 
 from torch import nn
 
+from registry.errors import UntrustedArtifact
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
 from tuner.pipeline.apply import load
-from tuner.pipeline.artifacts import compile_counters, load_compile_cache, save_compile_cache
+from tuner.pipeline.artifacts import (
+    Warmth,
+    compile_counters,
+    load_compiled_code,
+    save_compiled_code,
+)
 from tuner.pipeline.components import component_role
 from tuner.pipeline.device import Device
 from tuner.pipeline.measuring import first_image_s, time_denoiser, time_requests, warm_up
@@ -22,6 +29,8 @@ from tuner.pipeline.quantize import layer_types
 from tuner.pipeline.request import Report, Requests
 from tuner.pipeline.timing import DeviceClock, RequestTimes
 from tuner.protocol import TrialJob, TrialResult
+
+logger = logging.getLogger("tuner")
 
 LAYERS_A_REPORT = 64
 
@@ -33,6 +42,7 @@ class TrialRun:
         self.job, self.device, self.import_s, self.report = job, device, import_s, report
         self.clock = DeviceClock(device.torch_device)
         self.pipe: Any = None
+        self.warmth: Warmth | None = None
         self.artifact_s = 0.0
         self.load_s = 0.0
         self.load_peak_bytes = 0
@@ -53,8 +63,6 @@ class TrialRun:
             not_computed=not_computed,
             calibrated=self.job.model.ref.weights == "pretrained",
             artifact_bytes=self._save_artifact(),
-            cache_hits=counters["fxgraph_cache_hit"],
-            cache_misses=counters["fxgraph_cache_miss"],
             counters=counters,
         )
 
@@ -63,7 +71,8 @@ class TrialRun:
             return
         self.report("artifacts", 0, 1, "")
         start = time.perf_counter()
-        load_compile_cache(Path(self.job.artifact_in), str(self.job.artifact_in_sha256))
+        path, folder = Path(self.job.artifact_in), Path(self.job.compile_cache_dir)
+        self.warmth = load_compiled_code(path, str(self.job.artifact_in_sha256), folder)
         self.artifact_s = time.perf_counter() - start
 
     def _load_pipeline(self) -> None:
@@ -116,7 +125,12 @@ class TrialRun:
         if self.job.artifact_out is None:
             return 0
         self.report("artifacts", 0, 1, "")
-        return save_compile_cache(Path(self.job.artifact_out))
+        path, folder = Path(self.job.artifact_out), Path(self.job.compile_cache_dir)
+        try:
+            return save_compiled_code(path, folder, self.device.torch_device)
+        except UntrustedArtifact as error:
+            logger.warning("compiled code is not kept: %s", error.message)
+            return 0
 
     def _measurement(
         self,
@@ -127,7 +141,7 @@ class TrialRun:
     ) -> Measurement:
         image_s = first_image_s(first[0], shapes[0], self.requests.steps)
         start_to_image_s = self.import_s + self.artifact_s + self.load_s + image_s
-        warm = self.job.artifact_in is not None
+        warm = self.warmth is not None
         return Measurement(
             rung=self.job.rung,
             shapes=shapes,
@@ -136,6 +150,7 @@ class TrialRun:
             start_s=self.import_s,
             cold_first_image_s=None if warm else start_to_image_s,
             warm_first_image_s=start_to_image_s if warm else None,
+            warm_start=None if self.warmth is None else self.warmth.counted(),
             graphs=counters["graphs"],
             graph_breaks=counters["graph_breaks"],
             recompiles=counters["graphs"] - settled_graphs,

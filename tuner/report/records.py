@@ -79,7 +79,22 @@ def verification_text(found: Verification | None) -> str:
 
 def artifacts_text(record: TuningRecord) -> str:
     kinds = (f"{item.kind} {format_bytes(item.size_bytes)}" for item in record.artifacts)
-    return ", ".join(kinds) or "none"
+    return "; ".join((", ".join(kinds) or "none", *_warm_start_texts(record.measurement)))
+
+
+def _warm_start_texts(measured: Measurement) -> Iterator[str]:
+    """What the replay took from them: "3 of 3 graphs and 18 of 18 libraries taken"."""
+    used = measured.warm_start
+    if used is None:
+        return
+    graphs = f"{used.graph_hits} of {used.graph_hits + used.graph_misses} graphs"
+    libraries = used.library_hits + used.library_misses
+    also = f" and {used.library_hits} of {libraries} libraries" if libraries else ""
+    yield f"{graphs}{also} taken"
+    if measured.start_saved_s is not None:
+        sooner = measured.start_saved_s >= 0
+        by = format_seconds(abs(measured.start_saved_s))
+        yield f"first image {by} {'sooner' if sooner else 'later'}"
 
 
 def comparison(record: TuningRecord) -> Table:

@@ -142,7 +142,7 @@ def test_completion_scripts_name_the_program(shell: str, capsys: Captured) -> No
         ("tuner get-p", {"get-plan"}),
         ("tuner get-plan --model tiny-", {"tiny-flux", "tiny-sdxl"}),
         ("tuner run --policy s", {"strict"}),
-        ("tuner registry ", {"check", "distrust", "keys", "path", "trust", "upgrade"}),
+        ("tuner registry ", {"check", "path", "upgrade"}),
     ],
 )
 def test_bash_completes(typed: str, offered: set[str], tmp_path: Path) -> None:

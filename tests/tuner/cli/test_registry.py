@@ -10,7 +10,6 @@ import pytest
 
 from registry.client import open_registry
 from registry.schema import SCHEMA_HEAD
-from registry.signing import SigningKeys
 from tuner.cli.main import run
 
 Captured = pytest.CaptureFixture[str]
@@ -104,24 +103,3 @@ def test_a_place_where_nothing_can_be_made(tmp_path: Path, capsys: Captured) -> 
     (tmp_path / "file").touch()
     assert run(["registry", "upgrade", "--registry", str(tmp_path / "file" / "plans.db")]) == 4
     assert str(tmp_path / "file") in capsys.readouterr().err
-
-
-def test_whose_artifacts_are_trusted(home: Path, capsys: Captured) -> None:
-    assert run(["registry", "keys", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-    stranger = SigningKeys(home / "stranger").public_key
-    assert run(["registry", "trust", "a colleague", stranger.public_key]) == 0
-    assert capsys.readouterr().out == f"trusted: a colleague ({stranger.key_id})\n"
-    assert run(["registry", "keys"]) == 0
-    assert "a colleague" in capsys.readouterr().out
-    assert run(["registry", "distrust", stranger.key_id]) == 0
-    capsys.readouterr()
-    assert run(["registry", "keys", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_a_key_that_is_none(home: Path, capsys: Captured) -> None:
-    assert run(["registry", "trust", "someone", "not a key"]) == 2
-    assert "'not a key'" in capsys.readouterr().err
-    assert run(["registry", "distrust", "nobody"]) == 2
-    assert "nobody" in capsys.readouterr().err
