@@ -54,6 +54,19 @@ def proved() -> StudyOutcome:
     return StudyOutcome("5f3c", (best.id, "other"), best, best.baseline, 2, ("a", "b"), ("a note",))
 
 
+def ending(*endings: StudyOutcome | BaseException) -> FakeStudy:
+    """One of them after another."""
+    left = list(endings)
+
+    def end() -> StudyOutcome:
+        found = left.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    return FakeStudy(end)
+
+
 @pytest.fixture
 def study(home: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
     fake = FakeStudy(proved)
@@ -126,15 +139,7 @@ def test_separate_sizes_are_a_study_each(study: FakeStudy, capsys: Captured) -> 
 def test_what_was_published_is_told_though_a_later_size_fails(
     stop: BaseException, code: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    endings: list[StudyOutcome | BaseException] = [proved(), stop]
-
-    def end() -> StudyOutcome:
-        ending = endings.pop(0)
-        if isinstance(ending, BaseException):
-            raise ending
-        return ending
-
-    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(end))
+    monkeypatch.setattr("tuner.workplace.run_study", ending(proved(), stop))
     sizes = ["--resolution", "128x64", "--resolution", "64x64"]
     assert run([*ASKED, *sizes, "--separate", "--json"]) == code
     (outcome,) = json.loads(capsys.readouterr().out)
@@ -144,19 +149,9 @@ def test_what_was_published_is_told_though_a_later_size_fails(
 def test_a_size_that_does_not_fit_keeps_no_other_from_its_study(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    endings: list[StudyOutcome | NothingFits] = [
-        NothingFits("too large", hint="more memory"),
-        proved(),
-        NothingFits("larger still"),
-    ]
-
-    def end() -> StudyOutcome:
-        ending = endings.pop(0)
-        if isinstance(ending, NothingFits):
-            raise ending
-        return ending
-
-    monkeypatch.setattr("tuner.workplace.run_study", FakeStudy(end))
+    too_large = NothingFits("too large", hint="more memory"), NothingFits("larger still")
+    fake = ending(too_large[0], proved(), too_large[1])
+    monkeypatch.setattr("tuner.workplace.run_study", fake)
     sizes = [word for size in ("256x256", "64x64", "512x512") for word in ("--resolution", size)]
     assert run([*ASKED, *sizes, "--separate", "--json"]) == 2
     printed = capsys.readouterr()
