@@ -33,9 +33,9 @@ from registry.leases import Lease
 from tests.registry import samples
 from tuner.daemon.lease_watch import LeaseWatch
 
-LEASE_S = 120.0
-BEAT_S = 20.0
-DURATION = timedelta(seconds=LEASE_S)
+LEASES_S = (120.0, 300.0)
+"""Daemons of one registry need not agree."""
+STEP_S = 20.0
 START = datetime(2026, 11, 27, tzinfo=UTC)
 
 
@@ -53,11 +53,14 @@ class World:
 
 @dataclass
 class Daemon:
-    """One that is alive; `lease` is what it believes to hold."""
+    """One that is alive; `lease` is what it believes to hold, `duration` how long that lasts, and
+    half of it is its heartbeat."""
 
     name: str
     watch: LeaseWatch
+    duration: timedelta
     lease: Lease | None = None
+    beat_s: float = 0.0
 
 
 class Day(RuleBasedStateMachine):
@@ -73,19 +76,22 @@ class Day(RuleBasedStateMachine):
         self.world = World()
         self.names = 0
         self.alive: list[Daemon] = []
+        self.slept: list[Daemon] = []
         self.asked: set[int] = set()
         self.ends: Counter[int] = Counter()
-        self.held_by_the_dead_s: Counter[int] = Counter()
+        self.lease_s: dict[str, float] = {}
+        self.held_by_the_dead_s: Counter[tuple[int, str]] = Counter()
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @rule(target=daemons, same_machine=st.booleans())
-    def start(self, same_machine: bool) -> Daemon:
+    @rule(target=daemons, same_machine=st.booleans(), lease_s=st.sampled_from(LEASES_S))
+    def start(self, same_machine: bool, lease_s: float) -> Daemon:
         self.names += 1
         sees = self.world.dead.__contains__ if same_machine else (lambda _: False)
         watch = LeaseWatch(lambda: self.world.elapsed_s, sees)
-        daemon = Daemon(f"daemon-{self.names}", watch)
+        daemon = Daemon(f"daemon-{self.names}", watch, timedelta(seconds=lease_s))
+        self.lease_s[daemon.name] = lease_s
         self.alive.append(daemon)
         return daemon
 
@@ -106,18 +112,19 @@ class Day(RuleBasedStateMachine):
         self.world.set_by += timedelta(days=days)
 
     @precondition(lambda self: self.alive)
-    @rule(beats=st.integers(1, 40))
-    def go_on(self, beats: int) -> None:
-        """Time passes, and every living daemon does what is due at each heartbeat."""
-        for _ in range(beats):
-            self.beat(self.alive)
+    @rule(steps=st.integers(1, 30))
+    def go_on(self, steps: int) -> None:
+        """Time passes, and every living daemon does what is due at each step."""
+        for _ in range(steps):
+            self.pass_on(self.alive)
 
-    @rule(daemon=daemons, minutes=st.integers(1, 30))
+    @rule(daemon=daemons, minutes=st.integers(1, 15))
     def suspend(self, daemon: Daemon, minutes: int) -> None:
         """One is asleep for a while; the others work on."""
+        self.slept.append(daemon)
         others = [one for one in self.alive if one is not daemon]
         for _ in range(minutes * 3):
-            self.beat(others)
+            self.pass_on(others)
 
     @rule(daemon=daemons, how=st.sampled_from(["finish", "fail", "hand back"]))
     def end_job(self, daemon: Daemon, how: str) -> None:
@@ -136,23 +143,30 @@ class Day(RuleBasedStateMachine):
         except LeaseLost:
             return
 
-    def beat(self, awake: list[Daemon]) -> None:
-        self.world.elapsed_s += BEAT_S
+    def pass_on(self, awake: list[Daemon]) -> None:
+        self.world.elapsed_s += STEP_S
         for daemon in awake:
             self.step(daemon)
         if awake:
-            dead = [s.job_id for s in self.jobs.sightings() if s.owner in self.world.dead]
+            running = [(seen.job_id, seen.owner) for seen in self.jobs.sightings()]
             held_s = self.held_by_the_dead_s
-            self.held_by_the_dead_s = Counter({job: held_s[job] + int(BEAT_S) for job in dead})
+            self.held_by_the_dead_s = Counter(
+                {held: held_s[held] + int(STEP_S) for held in running if held[1] in self.world.dead}
+            )
 
     def step(self, daemon: Daemon) -> None:
         now = self.world.now()
-        self.jobs.reap(daemon.watch.lost(self.jobs.sightings()), now=now)
+        if lost := daemon.watch.lost(self.jobs.sightings()):
+            self.jobs.reap(lost, now=now)
         try:
-            if daemon.lease is not None:
-                self.jobs.extend(daemon.lease, now=now, duration=DURATION)
-            else:
-                daemon.lease = self.jobs.acquire(daemon.name, ("",), now=now, duration=DURATION)
+            if daemon.lease is None:
+                daemon.lease = self.jobs.acquire(
+                    daemon.name, ("",), now=now, duration=daemon.duration
+                )
+                daemon.beat_s = self.world.elapsed_s
+            elif self.world.elapsed_s - daemon.beat_s >= daemon.duration.total_seconds() / 2:
+                self.jobs.extend(daemon.lease, now=now, duration=daemon.duration)
+                daemon.beat_s = self.world.elapsed_s
         except LeaseLost:
             daemon.lease = None
 
@@ -180,7 +194,15 @@ class Day(RuleBasedStateMachine):
 
     @invariant()
     def no_dead_lease_lasts(self) -> None:
-        assert all(held_s < 2 * LEASE_S for held_s in self.held_by_the_dead_s.values())
+        for (_, owner), held_s in self.held_by_the_dead_s.items():
+            assert held_s < 2 * self.lease_s[owner]
+
+    @invariant()
+    def nobody_who_keeps_his_lease_loses_it(self) -> None:
+        """Of those that were not asleep: whatever lease another daemon has."""
+        for daemon in self.alive:
+            if daemon.lease is not None and daemon not in self.slept:
+                assert self.is_valid(daemon.lease)
 
 
 @pytest.fixture(scope="module")
