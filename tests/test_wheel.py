@@ -131,7 +131,7 @@ def test_tune_and_fetch(installed: Path, tmp_path: Path, home: Path) -> None:
     where = ["--registry", str(tmp_path / "registry")]
     what = ["--model", "tiny-flux", "--vram", "2GB", "--resolution", "64x64"]
     tuner = [str(installed / "tuner")]
-    until_published([*tuner, "run", *what, *where, "--time-limit", "40s"], cwd=tmp_path)
+    until_published([*tuner, "run", *what, *where, "--time-limit", "60s"], cwd=tmp_path)
     answer = json.loads(run([*tuner, "get-plan", *what, *where], cwd=tmp_path))
     assert answer["match"] == "exact"
     assert answer["plan"]["format"] == 1

@@ -16,7 +16,7 @@ PRIVATE_MODE = 0o700
 
 def private_folder(path: Path) -> Path:
     """Made with mode 0700 where it is not there. Raises UntrustedArtifact for one that is a link,
-    belongs to another user or can be entered by others, and OSError."""
+    belongs to another user, can be entered by others or runs no code, and OSError."""
     path.mkdir(mode=PRIVATE_MODE, parents=True, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode):
@@ -26,6 +26,8 @@ def private_folder(path: Path) -> Path:
             f"the folder {path} is not this user's alone",
             hint="Compiled code is run from it: remove it, and it is made anew.",
         )
+    if os.statvfs(path).f_flag & os.ST_NOEXEC:
+        raise UntrustedArtifact(f"nothing can be run from {path}: it is mounted noexec")
     return path
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,16 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
     private_folder(tmp_path / "elsewhere")
     (tmp_path / "code").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UntrustedArtifact, match="is not a folder"):
+        private_folder(tmp_path / "code")
+
+
+@pytest.mark.parametrize("flags", [os.ST_NOEXEC, os.ST_NOEXEC | os.ST_NOSUID])
+def test_one_that_runs_no_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> None:
+    """torch would fail in the middle of a request."""
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
+    with pytest.raises(UntrustedArtifact, match="noexec"):
         private_folder(tmp_path / "code")
 
 

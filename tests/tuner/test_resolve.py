@@ -232,6 +232,48 @@ def test_another_runtime_is_stale(field: str, value: object) -> None:
     assert answer.retune_wanted
 
 
+GPU_CODE = {
+    "python": "3.13",
+    "torch": "2.11.0+cu126",
+    "torchao": "0.19.0",
+    "diffusers": "0.43.0",
+    "triton": "3.7.0",
+    "cuda": "12.6",
+    "cudnn": "9.99",
+    "driver": "590.1",
+}
+CPU_CODE = {"torch": "2.13.0", "cpu_isa": "avx2", "compiler": "g++ 13"}
+
+
+@pytest.mark.parametrize(
+    ("own", "field", "value"),
+    [
+        *((h200(), field, value) for field, value in GPU_CODE.items()),
+        *((cpu(), field, value) for field, value in CPU_CODE.items()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "on",
+)
+def test_compiled_code_is_offered_only_where_it_is_valid(
+    own: Environment, field: str, value: str
+) -> None:
+    """A local part is a part of torch's version; a driver is one kind of compiler."""
+    assert resolve(ask(), [stored(environment=own)], own, None).artifacts_apply
+    runtime = own.runtime.model_copy(update={field: value})
+    there = own.model_copy(update={"runtime": runtime})
+    answer = resolve(ask(), [stored(environment=there)], own, None)
+    assert (answer.match, answer.artifacts_apply) == ("stale", False)
+
+
+@pytest.mark.parametrize("field", ["name", "compute_capability", "mig_profile", "cpu_model"])
+def test_compiled_code_of_another_device_is_not_offered(field: str) -> None:
+    own = cpu() if field == "cpu_model" else HERE
+    values = {"compute_capability": (8, 9)}
+    hardware = own.hardware.model_copy(update={field: values.get(field, "another")})
+    there = own.model_copy(update={"hardware": hardware})
+    with pytest.raises(NoPlan):
+        resolve(ask(), [stored(environment=there)], own, None)
+
+
 def test_another_attention_package_is_stale() -> None:
     there = h200(attention_packages={"flash-attn": "2.8"})
     answer = resolve(ask(), [stored(environment=there)], HERE, None)

@@ -119,13 +119,14 @@ def use_compiled_code(data: bytes, folder: Path) -> Warmth:
     find it or does not take it, and OSError.
     """
     code = unpack(data)
-    if code.compiler not in (None, compiler_digest()):
+    if code.compiler is not None and code.compiler != compiler_digest():
         raise UnusableArtifact(
             "its libraries were compiled with another compiler command: torch lies in another "
             "folder there, or other flags are set"
         )
-    compile_into(private_folder(folder))
-    place((part for part in code.parts if part.kind != "torch_cache"), folder)
+    files = [part for part in code.parts if part.kind != "torch_cache"]
+    place(files, private_folder(folder))
+    compile_into(folder)
     for part in code.of_kind("torch_cache"):
         if torch.compiler.load_cache_artifacts(part.data) is None:
             raise UnusableArtifact("torch did not take it")

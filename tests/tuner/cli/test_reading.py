@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from registry.client import open_registry
-from registry.record import QualityScore, TuningRecord
+from registry.record import ArtifactRef, QualityScore, TuningRecord, WarmStart
 from tests.tuner.cli import example_registry as example
 from tuner.cli.main import run
 from tuner.gate import judge
+from tuner.report.records import artifacts_text
 
 Captured = pytest.CaptureFixture[str]
 
@@ -65,6 +66,34 @@ def test_a_record_as_data_reads_back_as_one(shown: Shown) -> None:
     data = shown.data("show", shown.newer)
     assert (data["kind"], data["id"], data["status"]) == ("record", shown.newer, "current")
     assert TuningRecord.model_validate(data["record"]).id == shown.newer
+
+
+@pytest.mark.parametrize(
+    ("used", "cold_s", "told"),
+    [
+        ({"graph_hits": 3}, None, "3 of 3 graphs taken"),
+        (
+            {"graph_hits": 3, "library_hits": 18, "library_misses": 1},
+            40.0,
+            "3 of 3 graphs and 18 of 19 libraries taken; first image 34.5 s sooner",
+        ),
+        (
+            {"graph_hits": 1, "graph_misses": 1},
+            5.0,
+            "1 of 2 graphs taken; first image 500 ms later",
+        ),
+    ],
+)
+def test_a_record_says_what_its_artifacts_saved(
+    used: dict[str, int], cold_s: float | None, told: str
+) -> None:
+    record = example.record("study", example.NOW)
+    warm_start = WarmStart(rung="compile_cache", **used)
+    times = {"warm_first_image_s": 5.5, "cold_first_image_s": cold_s, "warm_start": warm_start}
+    measured = record.measurement.model_copy(update=times)
+    ref = ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=2_200_000)
+    changed = record.model_copy(update={"measurement": measured, "artifacts": (ref,)})
+    assert artifacts_text(changed) == f"compile_cache 2.20 MB; {told}"
 
 
 def test_a_study_is_shown_with_its_trials(shown: Shown) -> None:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from registry.client import open_registry
+from registry.environment import Environment
 from registry.errors import UntrustedArtifact
 from registry.record import WarmStart
+from registry.signing import SigningKeys
+from tests.tuner.hostile import watching
+from tests.tuner.test_answers import Asker
 from tests.tuner.test_torch_cache import GOOD, torch_cache
+from tuner.app import _use_artifacts
 from tuner.compiled_code import CodePart, CompiledCode, pack, unpack
+from tuner.config import load_settings
+from tuner.detect import detect
 from tuner.pipeline.artifacts import (
     UnusableArtifact,
     compile_counters,
@@ -123,6 +132,43 @@ def test_fresh_processes_start_at_once_and_compile_nothing(
     assert all((folder / part.name).read_bytes() == part.data for part in parts)
     assert libraries(folder) == {part.name for part in parts if part.kind == "library"}
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def damaged(data: bytes, count: int) -> Iterator[bytes]:
+    """A bit turned, or the end gone."""
+    chance = random.Random(count)
+    for number in range(count):
+        at = chance.randrange(len(data))
+        turned = bytes([data[at] ^ 1 << chance.randrange(8)])
+        yield data[:at] if number % 4 == 0 else data[:at] + turned + data[at + 1 :]
+
+
+def test_a_thousand_damaged_files_are_refused(saved: Path, tmp_path: Path, home: Path) -> None:
+    """In a registry, and where a signature would have been found good."""
+    asker = Asker(tmp_path / "plans.db", open_registry(tmp_path / "plans.db"), here())
+    ref = asker.registry.put_artifact("compile_cache", saved)
+    asker.publish(artifacts=(ref,), keys=SigningKeys(load_settings().config_dir))
+    kept, answer = asker.registry.artifact_path(ref), asker.ask()
+    for data in damaged(saved.read_bytes(), 1000):
+        kept.write_bytes(data)
+        with watching() as events:
+            code = _use_artifacts(answer)
+            names = names_in(data)
+        assert (events, code.rung, len(code.refused)) == ([], "compile", 1)
+        assert all(not name.startswith("/") and ".." not in name for name in names)
+    assert not answer.settings.compiled_code_dir.exists()
+
+
+def here() -> Environment:
+    return detect("cpu").environment
+
+
+def names_in(data: bytes) -> list[str]:
+    """None, but where a turned bit made one good name of another."""
+    try:
+        return [part.name for part in unpack(data).parts]
+    except UntrustedArtifact:
+        return []
 
 
 def test_another_compiler_command_makes_it_useless(saved: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 
 from registry.errors import InvalidPlan
 from registry.plan import (
+    Compilation,
     ComponentPlan,
     GroupOffload,
     ModelOffload,
@@ -29,6 +31,7 @@ from registry.plan import (
 )
 from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import FLUX, PROMPT, WORKLOAD, difference, picture, plan
+from tuner.compiled_code import unpack
 from tuner.detect import detect
 from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
@@ -193,6 +196,30 @@ def test_attention_on_cudnn() -> None:
     wanted = picture(loaded(plan(dtype="bfloat16")))
     pipe = loaded(plan(dtype="bfloat16", attention_backend="_native_cudnn"))
     assert difference(picture(pipe), wanted) < 0.1
+
+
+@pytest.mark.parametrize("scope", ["regional", "whole"])
+def test_a_replay_starts_with_the_code_of_its_proof(run: Run, scratch: Path, scope: Any) -> None:
+    """torch's portable cache, in our framing: what torch writes passes the checks of its kinds and
+    keys, and a fresh process with an empty folder compiles no graph."""
+    chosen = plan(
+        {"transformer": ComponentPlan(compilation=Compilation(scope=scope))}, dtype="bfloat16"
+    )
+    code, empty = scratch / f"{scope}.bin", scratch / f"empty-{scope}"
+    empty.mkdir(mode=0o700)
+    run(job(FLUX, chosen, scratch, 4 * GB, artifact_out=str(code)))
+    (part,) = unpack(code.read_bytes()).parts
+    assert part.kind == "torch_cache"
+    given = {
+        "artifact_in": str(code),
+        "artifact_in_sha256": hashlib.sha256(code.read_bytes()).hexdigest(),
+        "compile_cache_dir": str(empty),
+    }
+    asked = job(FLUX, chosen, scratch, 4 * GB).model_copy(update={"rung": "replay", **given})
+    measured = run(asked).measurement
+    assert measured.warm_start is not None
+    assert (measured.warm_start.saves_nothing, measured.warm_start.graph_misses) == (False, 0)
+    assert measured.warm_first_image_s is not None
 
 
 def test_a_worker_started_ahead_leaves_the_gpu_alone(scratch: Path) -> None:
