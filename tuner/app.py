@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tuner")
 
 Counted = Callable[[], WarmStart]
-COLD = WarmStart(rung="compile")
+
+
+def _nothing_taken() -> WarmStart:
+    return WarmStart(rung="compile")
+
 
 UNUSABLE = (TunerError, OSError, RuntimeError, ValueError, EOFError)
 """What a cache that is forged, lost, or of another torch ends in: none may keep an app from
@@ -46,7 +50,8 @@ class LoadReport(Frozen):
     start_saved_s: float | None = None
     load_s: float
     notes: tuple[str, ...] = ()
-    _counted: Counted = PrivateAttr(default=lambda: COLD)
+    # pydantic would take a function that is a default for a descriptor.
+    _counted: Counted = PrivateAttr(default_factory=lambda: _nothing_taken)
 
     @property
     def warm_start(self) -> WarmStart:
@@ -81,21 +86,7 @@ def load(
     from tuner.pipeline import apply as engine
 
     pipe = engine.load(answer.model, answer.plan, engine.device_of(answer.environment))
-    measured = answer.measurement
-    report = LoadReport(
-        match=answer.match,
-        plan=answer.plan.digest,
-        record=answer.record_id,
-        budget_proved=answer.match == "exact",
-        artifacts=code.told,
-        rung=code.rung,
-        refused=code.refused,
-        start_saved_s=measured.start_saved_s if code.is_used and measured else None,
-        load_s=time.perf_counter() - start,
-        notes=answer.notes,
-    )
-    report._counted = code.counted  # noqa: SLF001 (the class is this module's)
-    pipe.tuner_report = report
+    pipe.tuner_report = _load_report(answer, code, load_s=time.perf_counter() - start)
     return pipe
 
 
@@ -135,7 +126,7 @@ class _Code:
 
     is_used: bool = False
     refused: tuple[str, ...] = ()
-    counted: Counted = lambda: COLD
+    counted: Counted = _nothing_taken
 
     @property
     def rung(self) -> StartRung:
@@ -146,6 +137,24 @@ class _Code:
         if self.refused:
             return f"refused: {'; '.join(self.refused)}"
         return "loaded" if self.is_used else "none"
+
+
+def _load_report(answer: PlanAnswer, code: _Code, *, load_s: float) -> LoadReport:
+    measured = answer.measurement
+    report = LoadReport(
+        match=answer.match,
+        plan=answer.plan.digest,
+        record=answer.record_id,
+        budget_proved=answer.match == "exact",
+        artifacts=code.told,
+        rung=code.rung,
+        refused=code.refused,
+        start_saved_s=measured.start_saved_s if code.is_used and measured else None,
+        load_s=load_s,
+        notes=answer.notes,
+    )
+    report._counted = code.counted  # noqa: SLF001 (the class is this module's)
+    return report
 
 
 def _use_artifacts(answer: PlanAnswer) -> _Code:

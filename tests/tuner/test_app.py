@@ -12,7 +12,7 @@ import pytest
 from registry.errors import InvalidInput, RegistryCorrupt, UntrustedArtifact
 from registry.plan import PipelineOptions, Plan
 from registry.record import ArtifactRef, WarmStart
-from tuner.app import _use_artifacts, apply
+from tuner.app import _Code, _load_report, _use_artifacts, apply
 
 CACHE = ArtifactRef(kind="compile_cache", sha256="0" * 64, size_bytes=4)
 
@@ -74,3 +74,27 @@ def test_what_is_no_pipeline_is_refused_by_its_type(pipe: Any) -> None:
     plan = Plan(pipeline=PipelineOptions(components={}))
     with pytest.raises(InvalidInput, match=f"{type(pipe).__name__} is not a diffusers pipeline"):
         apply(pipe, plan)
+
+
+def test_a_report_counts_when_it_is_asked() -> None:
+    """Nothing is compiled before the first image."""
+    taken = [WarmStart(rung="compile_cache", graph_hits=count) for count in (0, 3)]
+    known = answer(lambda _: b"")
+    for name, value in KNOWN.items():
+        setattr(known, name, value)
+    code = _Code(is_used=True, counted=iter(taken).__next__)
+    report = _load_report(known, code, load_s=1.5)
+    assert (report.artifacts, report.rung, report.start_saved_s) == ("loaded", "compile_cache", 7.5)
+    assert [report.warm_start, report.warm_start] == taken
+    cold = _load_report(known, _Code(), load_s=1.5)
+    assert (cold.artifacts, cold.rung, cold.start_saved_s) == ("none", "compile", None)
+    assert cold.warm_start == WarmStart(rung="compile")
+
+
+KNOWN: dict[str, Any] = {
+    "match": "exact",
+    "plan": SimpleNamespace(digest="0" * 64),
+    "record_id": "1" * 64,
+    "measurement": SimpleNamespace(start_saved_s=7.5),
+    "notes": (),
+}
