@@ -9,12 +9,13 @@ transaction.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from registry.database import WRITE_WAIT_S, Database
@@ -40,6 +41,7 @@ _SETTINGS = text(
     " set_config('tcp_keepalives_interval', '10', true),"
     " set_config('tcp_keepalives_count', '3', true)"
 )
+_NO_DATABASE = re.compile('database ".*" does not exist')
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 
@@ -96,7 +98,7 @@ class PostgresqlDatabase(Database):
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except SQLAlchemyError as error:
+        except DBAPIError as error:
             raise translate(error, self.name) from error
 
 
@@ -144,17 +146,21 @@ def _engine(url: URL, name: str) -> Engine:
         ) from error
 
 
-def translate(error: SQLAlchemyError, name: str) -> RegistryError:
+def translate(error: DBAPIError, name: str) -> RegistryError:
     """The one place where PostgreSQL's errors become ours, by SQLSTATE: its five digits, or the
     two of its class."""
-    own = error.orig if isinstance(error, DBAPIError) else None
-    detail = str(own or error).strip().splitlines()[0] if str(own or error).strip() else "no reason"
-    state = getattr(own, "sqlstate", None)
-    if state is None and "does not exist" in detail:  # libpq gives no SQLSTATE before the login
-        return _missing(name, detail)
+    detail = str(error.orig).strip().partition("\n")[0]
+    state = getattr(error.orig, "sqlstate", None)
     if state is None:
-        return _unreachable(name, detail)
+        return _without_state(error, name, detail)
     return (_BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or _other)(name, detail)
+
+
+def _without_state(error: DBAPIError, name: str, detail: str) -> RegistryError:
+    """libpq gives no SQLSTATE before the login, and psycopg none for what it refuses to send."""
+    if _NO_DATABASE.search(detail):
+        return _missing(name, detail)
+    return (_unreachable if isinstance(error, OperationalError) else _other)(name, detail)
 
 
 def _missing(name: str, detail: str) -> RegistryMissing:
@@ -208,10 +214,11 @@ _BY_STATE: dict[str, Callable[[str, str], RegistryError]] = {
     "42501": _read_only,  # insufficient_privilege
     "53100": _full,  # disk_full
     "55P03": _busy,  # lock_not_available
+    "XX001": _corrupt,  # data_corrupted
+    "XX002": _corrupt,  # index_corrupted
 }
 _BY_CLASS: dict[str, Callable[[str, str], RegistryError]] = {
     "08": _unreachable,  # connection exceptions
     "28": _unreachable,  # invalid authorization
     "57": _unreachable,  # operator intervention: the server is going down
-    "XX": _corrupt,  # internal error, data_corrupted, index_corrupted
 }

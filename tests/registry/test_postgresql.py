@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 
 from registry.client import open_registry, upgrade_registry
 from registry.errors import (
     InvalidInput,
     RegistryCorrupt,
     RegistryError,
+    RegistryFull,
     RegistryMissing,
     RegistryReadOnly,
     RegistryTooNew,
@@ -22,7 +24,7 @@ from registry.errors import (
 )
 from registry.jobs import ANY_DEVICE
 from registry.location import locate
-from registry.postgresql import PostgresqlDatabase, open_postgresql
+from registry.postgresql import PostgresqlDatabase, open_postgresql, translate
 from registry.schema import ALEMBIC_VERSION, JOBS, META, METADATA, SCHEMA_HEAD
 from registry.store import Registry
 from tests.registry import children, postgres, samples
@@ -223,6 +225,43 @@ def test_a_missing_database_and_a_missing_server(server: URL, tmp_path: Path) ->
     away = server.update_query_dict({"host": str(tmp_path)})
     with pytest.raises(RegistryError, match="cannot be reached"):
         open_postgresql(away, create=True)
+
+
+class DriverError(Exception):
+    """As psycopg raises them: with PostgreSQL's code."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__("what it said\nin detail")
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "said"),
+    [
+        ("53100", RegistryFull, "cannot grow"),
+        ("25006", RegistryReadOnly, "cannot be written"),
+        ("55P03", RegistryError, "busy"),
+        ("57P01", RegistryError, "cannot be reached"),
+        ("28P01", RegistryError, "cannot be reached"),
+        ("XX001", RegistryCorrupt, "damaged"),
+        ("XX000", RegistryError, "cannot be used"),
+        (None, RegistryError, "cannot be used"),
+    ],
+)
+def test_errors_are_told_apart_by_their_code(
+    state: str | None, kind: type[RegistryError], said: str
+) -> None:
+    error = translate(DBAPIError("SELECT 1", {}, DriverError(state)), "the registry")
+    assert type(error) is kind
+    assert said in error.message
+    assert "what it said" in error.message
+    assert "in detail" not in error.message
+
+
+def test_a_role_that_is_missing_is_no_missing_registry(server: URL) -> None:
+    with pytest.raises(RegistryError, match="nobody") as refusal:
+        open_postgresql(server.set(username="nobody"), create=True)
+    assert type(refusal.value) is RegistryError
 
 
 def test_damage_is_found(url: URL, registry: Registry) -> None:
