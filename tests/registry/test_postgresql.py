@@ -36,8 +36,8 @@ PROCESSES = 4
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
-    with postgres.server(tmp_path_factory.mktemp("postgresql")) as url:
+def server() -> Iterator[URL]:
+    with postgres.server() as url:
         yield url
 
 
