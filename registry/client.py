@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from registry.artifacts import ArtifactFolder
-from registry.database import open_database, upgrade_database
-from registry.errors import InvalidInput
+from registry.database import Database
+from registry.location import FileLocation, Location, locate
+from registry.sqlite_database import open_database, upgrade_database
 from registry.store import Registry
-
-DATABASE_NAME = "registry.sqlite3"
 
 
 def open_registry(url_or_path: str | Path, *, create: bool = True) -> Registry:
-    """A registry in a file: a path, a `sqlite:///` URL, or a folder that holds `registry.sqlite3`.
+    """A registry in a file (a path, a `sqlite:///` URL, or a folder that holds `registry.sqlite3`),
+    or in PostgreSQL (`postgresql+psycopg://user@host/database?artifacts=/folder`).
 
     `create` makes a new one where there is none; without it, opening never imports alembic and
-    never writes. Artifacts lie beside it, in `<file name>.artifacts`.
+    never writes. Artifacts lie beside the file, in `<file name>.artifacts`, or in the folder that
+    the URL names.
 
     Raises InvalidInput, RegistryMissing, RegistryCorrupt, RegistryTooOld, RegistryTooNew (unless
-    the newer schema is marked as readable by this release: then writes raise it) and
-    RegistryReadOnly where a new one cannot be made.
+    the newer schema is marked as readable by this release: then writes raise it),
+    RegistryReadOnly where a new one cannot be made, and RegistryError where it is out of reach.
     """
-    path = database_path(url_or_path)
-    database = open_database(path, create=create)
-    return Registry(database, ArtifactFolder(path.with_name(f"{path.name}.artifacts")))
+    location = locate(url_or_path)
+    return Registry(_opened(location, create), ArtifactFolder(location.artifacts))
 
 
 def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
@@ -35,27 +32,17 @@ def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
 
     Safe beside other processes, and to repeat. Raises RegistryTooNew without changing a byte.
     """
-    return upgrade_database(database_path(url_or_path))
+    location = locate(url_or_path)
+    if isinstance(location, FileLocation):
+        return upgrade_database(location.path)
+    from registry.postgresql import upgrade_postgresql
+
+    return upgrade_postgresql(location.url)
 
 
-def database_path(url_or_path: str | Path) -> Path:
-    """Absolute. Raises InvalidInput for nothing, and for a URL of another kind."""
-    text = str(url_or_path)
-    if not text.strip():
-        raise InvalidInput(f"{text!r} is not a registry: give a file path or a sqlite:/// URL")
-    path = _path_of_url(text) if "://" in text else Path(text)
-    if path.is_dir():
-        path = path / DATABASE_NAME
-    return path.absolute()
+def _opened(location: Location, create: bool) -> Database:
+    if isinstance(location, FileLocation):
+        return open_database(location.path, create=create)
+    from registry.postgresql import open_postgresql
 
-
-def _path_of_url(text: str) -> Path:
-    accepted = "a file path or a sqlite:/// URL"
-    try:
-        url = make_url(text)
-    except ArgumentError as error:
-        raise InvalidInput(f"{text!r} is not a registry: give {accepted}") from error
-    if url.get_backend_name() != "sqlite" or url.host or not url.database:
-        shown = url.render_as_string(hide_password=True)
-        raise InvalidInput(f"{shown!r} is not a registry this release can open: give {accepted}")
-    return Path(url.database)
+    return open_postgresql(location.url, create=create)

@@ -1,196 +1,45 @@
-"""The database file: transactions, the check of its schema, and its creation.
-
-A write transaction begins with `BEGIN IMMEDIATE`, so nothing it reads can change before it writes.
-A read transaction is deferred and takes no write lock. Every connection is closed after its
-transaction: a process that waits for hours holds nothing open.
-"""
+"""What a registry needs of its database: transactions, and the errors they end with."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
-from registry import sqlite
-from registry.errors import (
-    RegistryError,
-    RegistryMissing,
-    RegistryReadOnly,
-)
-from registry.revision import SchemaState, check_schema, schema_state
-from registry.schema import SCHEMA_HEAD
+from registry.errors import RegistryError
+from registry.revision import SchemaState, schema_state
 
-_BEGIN = "registry_begin"
+WRITE_WAIT_S = 30.0
+"""How long a writer waits for the others."""
 
 
-class Database:
-    """One SQLite file. `refusal` is the error every write meets, None where writes are welcome."""
+class Database(ABC):
+    """`name` is what messages call it, without a password. `refusal` is the error every write
+    meets, None where writes are welcome."""
 
-    def __init__(self, path: Path, driver: sqlite.Driver, mode: sqlite.OpenMode) -> None:
-        self.path = path
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.refusal: RegistryError | None = None
-        self._driver = driver
-        self._engine = _engine(path, driver, mode)
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Connection]:
         """One consistent view. Raises the errors of `registry.errors.RegistryError`."""
-        with self._translated(), self._reader() as connection, connection.begin():
-            yield connection
 
-    @contextmanager
-    def write(self, *, wait_s: float = sqlite.BUSY_TIMEOUT_S) -> Iterator[Connection]:
-        """All or nothing; waits at most `wait_s` for other writers.
+    @abstractmethod
+    def write(self, *, wait_s: float = WRITE_WAIT_S) -> AbstractContextManager[Connection]:
+        """All or nothing, with no other writer beside it, so that nothing it reads changes before
+        it writes; waits at most `wait_s` for others.
 
         Raises RegistryReadOnly, RegistryFull, RegistryTooNew, or RegistryError when it stays busy.
         """
-        if self.refusal is not None:
-            raise self.refusal
-        with self._translated(), self._engine.connect() as bare:
-            sqlite.set_busy_timeout(bare.connection.dbapi_connection, wait_s)
-            self._leave_unsafe_wal(bare)
-            connection = bare.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
-            with connection.begin():
-                yield connection
+
+    @abstractmethod
+    def problems(self, connection: Connection) -> Iterator[str]:
+        """What the database finds wrong with itself, one line each."""
 
     def schema_state(self) -> SchemaState:
-        """Raises RegistryCorrupt for a file that is not a registry."""
+        """Raises RegistryCorrupt for a database that is not a registry's."""
         with self.read() as connection:
             return schema_state(connection)
-
-    def prefer_wal(self) -> None:
-        """Readers and a writer side by side, where this SQLite is safe for it.
-
-        Called by the one process that created the tables. Another that opened the file in the
-        same moment may hold it: then the rollback journal stays, which is as safe and only slower.
-        """
-        if not self._driver.wal_is_safe:
-            return
-        with self._translated(), self._engine.connect() as connection:
-            try:
-                sqlite.set_journal_mode(connection.connection.dbapi_connection, "WAL")
-            except self._driver.module.OperationalError:
-                return
-
-    def _leave_unsafe_wal(self, connection: Connection) -> None:
-        """A newer SQLite left the file in WAL mode, and this one would corrupt it. Once left, the
-        file stays with the rollback journal: nobody turns WAL on again under this process."""
-        driver_connection = connection.connection.dbapi_connection
-        if self._driver.wal_is_safe or sqlite.journal_mode(driver_connection) != "wal":
-            return
-        try:
-            sqlite.set_journal_mode(driver_connection, "DELETE")
-        except self._driver.module.OperationalError as error:
-            raise RegistryError(
-                f"registry {self.path} is in use in WAL mode, which is not safe with SQLite "
-                f"{'.'.join(map(str, self._driver.version))} ({error})",
-                hint="Install pysqlite3 here, or try again when nobody else uses it.",
-            ) from error
-
-    def _reader(self) -> Connection:
-        """In WAL mode a reader makes a lock file. Where it cannot (a read-only folder, a full disk)
-        and no log lies beside the database, nobody is writing: it is read as it lies."""
-        try:
-            return self._engine.connect()
-        except DBAPIError as error:
-            if not sqlite.refuses_locks(error) or _has_log(self.path):
-                raise
-            return _engine(self.path, self._driver, "immutable").connect()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (DBAPIError, self._driver.module.Error) as error:
-            raise sqlite.translate(error, self.path) from error
-        except UnicodeDecodeError as error:  # the driver reads SQLite's own message about damage
-            raise sqlite.corrupt(self.path, str(error)) from error
-
-
-def _engine(path: Path, driver: sqlite.Driver, mode: sqlite.OpenMode) -> Engine:
-    engine = create_engine(
-        "sqlite://",
-        module=driver.module,
-        creator=sqlite.connector(driver, path, mode),
-        poolclass=NullPool,
-    )
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
-
-    return engine
-
-
-def open_database(path: Path, *, create: bool) -> Database:
-    """An existing registry, or with `create` also a new one.
-
-    Raises RegistryMissing, RegistryCorrupt, RegistryTooNew, RegistryTooOld, RegistryReadOnly.
-    """
-    if not path.exists():
-        return _create(path, create)
-    database = Database(path, sqlite.best_driver(), "rw")
-    state = database.schema_state()
-    if state.revision is None:
-        return _create(path, create)
-    database.refusal = check_schema(state, path)
-    return database
-
-
-def _has_log(path: Path) -> bool:
-    return any(
-        log.exists() and log.stat().st_size > 0
-        for log in (Path(f"{path}-wal"), Path(f"{path}-journal"))
-    )
-
-
-def upgrade_database(path: Path) -> tuple[str | None, str]:
-    """The schema revision before, None where the file is new or empty, and now.
-
-    Any number of processes may call it at once: the first does the work in one transaction, the
-    others wait and find nothing left to do.
-
-    Raises RegistryTooNew without changing a byte, RegistryCorrupt, RegistryReadOnly, RegistryFull.
-    """
-    from registry.upgrade import migrate
-
-    make_private_folder(path.parent)
-    was_missing = not path.exists()
-    database = Database(path, sqlite.best_driver(), "rwc")
-    if was_missing:
-        _make_private(database)
-    with database.write() as connection:
-        before = migrate(connection, path)
-    if before is None:
-        database.prefer_wal()
-    return before, SCHEMA_HEAD
-
-
-def _create(path: Path, create: bool) -> Database:
-    if not create:
-        raise RegistryMissing(
-            f"there is no registry at {path}", hint="`tuner run` makes one, or pass --registry."
-        )
-    upgrade_database(path)
-    return Database(path, sqlite.best_driver(), "rw")
-
-
-def _make_private(database: Database) -> None:
-    """By name: opening and closing the file here would drop the locks SQLite holds on it."""
-    with database.read():
-        database.path.chmod(0o600)
-
-
-def make_private_folder(folder: Path) -> None:
-    """Make it and its parents. Raises RegistryReadOnly."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise RegistryReadOnly(
-            f"the folder {folder} cannot be made ({error.strerror})",
-            hint="Give write permission on its parent, or choose another with --registry.",
-        ) from error

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from registry import jobs, leases
-from registry.database import Database
+from registry.database import WRITE_WAIT_S, Database
 from registry.jobs import Job, JobBody, JobStatus
 from registry.leases import Lease, Sighting
-from registry.sqlite import BUSY_TIMEOUT_S
 
 
 class JobQueue:
@@ -21,7 +20,7 @@ class JobQueue:
         self._database = database
 
     def enqueue(
-        self, body: JobBody, *, priority: int, now: datetime, wait_s: float = BUSY_TIMEOUT_S
+        self, body: JobBody, *, priority: int, now: datetime, wait_s: float = WRITE_WAIT_S
     ) -> tuple[Job, bool]:
         """The open job of this question, else a new one, and whether it is new. Waits at most
         `wait_s` for other writers."""

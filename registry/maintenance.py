@@ -42,21 +42,13 @@ class Collected:
 def check(database: Database, folder: ArtifactFolder) -> list[str]:
     """Everything damaged, one line each; empty when all is well."""
     problems: list[str] = []
-    for find in (_file_problems, _row_problems, _artifact_problems(folder)):
+    for find in (database.problems, _row_problems, _artifact_problems(folder)):
         try:
             with database.read() as connection:
                 problems.extend(find(connection))
         except RegistryError as error:
             problems.append(error.message)
     return problems
-
-
-def _file_problems(connection: Connection) -> Iterator[str]:
-    for row in connection.exec_driver_sql("PRAGMA integrity_check"):
-        if row[0] != "ok":
-            yield f"database file: {row[0]}"
-    for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-        yield f"table {row[0]}: row {row[1]} names a row of {row[2]} that is not there"
 
 
 def _row_problems(connection: Connection) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, select
+from sqlalchemy import Connection, Select, case, delete, func, select
 
 from registry.database import Database
 from registry.jobs import OPEN
@@ -76,7 +76,8 @@ def trim(database: Database, quota: Quota) -> Trimmed:
 
 def _by_use(connection: Connection) -> Sequence[AnyRow]:
     """The longest unused first."""
-    used_at = func.max(RECORDS.c.published_at, func.coalesce(FETCHES.c.last_at, ""))
+    is_later = FETCHES.c.last_at > RECORDS.c.published_at
+    used_at = case((is_later, FETCHES.c.last_at), else_=RECORDS.c.published_at)
     query = (
         select(*_COLUMNS, PINS.c.pinned_at, used_at.label("used_at"))
         .outerjoin(FETCHES, FETCHES.c.record_id == RECORDS.c.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection, inspect, select
 
@@ -16,7 +15,7 @@ _RELEASE = re.compile(r"\d+(_\d+)*")
 
 @dataclass(frozen=True)
 class SchemaState:
-    """What a database says about itself; both None in an empty file."""
+    """What a database says about itself; both None where it is empty."""
 
     revision: str | None
     minimum_reader: str | None = None
@@ -50,8 +49,8 @@ def schema_state(connection: Connection) -> SchemaState:
         return SchemaState(None)
     if not tables.issuperset({ALEMBIC_VERSION.name, META.name}):
         raise RegistryCorrupt(
-            "the file is an SQLite database, but not a registry (no schema version in it)",
-            hint="Choose another file with --registry.",
+            "the database has tables, but is not a registry (no schema version in it)",
+            hint="Choose another with --registry.",
         )
     revisions = connection.scalars(select(ALEMBIC_VERSION.c.version_num)).all()
     if len(revisions) != 1:
@@ -60,26 +59,26 @@ def schema_state(connection: Connection) -> SchemaState:
     return SchemaState(revisions[0], connection.scalar(query))
 
 
-def check_schema(state: SchemaState, path: Path) -> RegistryTooNew | None:
+def check_schema(state: SchemaState, name: str) -> RegistryTooNew | None:
     """None where this release may read and write, the error for writers where it may only read.
 
     Raises RegistryTooNew and RegistryTooOld.
     """
     if state.is_older:
         raise RegistryTooOld(
-            f"registry {path} has schema {state.revision}; this release needs {SCHEMA_HEAD}",
+            f"registry {name} has schema {state.revision}; this release needs {SCHEMA_HEAD}",
             hint="Run `tuner registry upgrade`.",
         )
     if not state.is_newer:
         return None
     if not state.is_readable:
-        raise too_new(state, path)
-    return too_new(state, path)
+        raise too_new(state, name)
+    return too_new(state, name)
 
 
-def too_new(state: SchemaState, path: Path) -> RegistryTooNew:
+def too_new(state: SchemaState, name: str) -> RegistryTooNew:
     return RegistryTooNew(
-        f"registry {path} has schema {state.revision}, written by a newer release; "
+        f"registry {name} has schema {state.revision}, written by a newer release; "
         f"this release writes {SCHEMA_HEAD}. Nothing was changed",
         hint="Upgrade this installation, or choose another registry with --registry.",
     )

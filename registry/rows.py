@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Row
+from sqlalchemy import Column, Connection, Row, insert, update
 
 from registry.digest import canonical_json
 from registry.errors import InvalidInput, RecordNotFound, RegistryCorrupt, RegistryTooNew
@@ -32,6 +32,13 @@ def sealed(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """The columns `body` and `sha256`."""
     body = canonical_json(value)
     return {"body": body, "sha256": sha256_of(body)}
+
+
+def put_row(connection: Connection, key: Column[Any], columns: Mapping[str, Any]) -> None:
+    """Update the row of this key, else insert it: writers are alone, so none comes in between."""
+    this = update(key.table).where(key == columns[key.name])
+    if connection.execute(this.values(**columns)).rowcount == 0:
+        connection.execute(insert(key.table).values(**columns))
 
 
 def unsealed(row: AnyRow, what: str) -> bytes:

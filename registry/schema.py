@@ -3,6 +3,9 @@
 Values that people filter by are columns; everything else is the canonical JSON of a frozen type in
 `body`, with its SHA-256 beside it. Bodies are bytes, not text: a flipped bit must reach the digest
 check instead of a text decoder. Times are UTC in ISO 8601 with microseconds, so they sort as text.
+
+Tables are made by the migrations alone. They say for PostgreSQL too which indexes are partial; said
+here, it would load SQLAlchemy's PostgreSQL dialect wherever a file is opened.
 """
 
 from __future__ import annotations

@@ -13,15 +13,13 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import DBAPIError
 
+from registry.database import WRITE_WAIT_S
 from registry.errors import (
     RegistryCorrupt,
     RegistryError,
     RegistryFull,
     RegistryReadOnly,
 )
-
-BUSY_TIMEOUT_S = 30.0
-"""How long a writer waits for the others."""
 
 OpenMode = Literal["rw", "rwc", "immutable"]
 
@@ -76,7 +74,7 @@ def connector(driver: Driver, path: Path, mode: OpenMode) -> Callable[[], Any]:
 
     def connect() -> Any:
         connection = driver.module.connect(
-            uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            uri, uri=True, timeout=WRITE_WAIT_S, isolation_level=None, check_same_thread=False
         )
         try:
             _set_up(connection)

@@ -22,11 +22,12 @@ from registry import (
 from registry.artifacts import ArtifactFolder
 from registry.database import Database
 from registry.environment import Environment
-from registry.errors import RegistryError
+from registry.errors import InvalidInput, RegistryError
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
 from registry.records import StoredRecord
 from registry.signing import ArtifactStatement, SigningKeys
+from registry.sqlite_database import SqliteDatabase
 from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
 
@@ -60,7 +61,15 @@ class Registry:
         self._artifacts = artifacts
 
     @property
+    def name(self) -> str:
+        """What messages call it; holds no password."""
+        return self._database.name
+
+    @property
     def path(self) -> Path:
+        """The database file. Raises InvalidInput where it is no file."""
+        if not isinstance(self._database, SqliteDatabase):
+            raise InvalidInput(f"registry {self.name} is not a file")
         return self._database.path
 
     @property

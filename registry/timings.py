@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime
 from sqlalchemy import Connection, Select, select
-from sqlalchemy.dialects.sqlite import insert
 
 from registry.base import Frozen
 from registry.digest import short
@@ -26,6 +25,7 @@ from registry.rows import (
     corrupt,
     from_time,
     parsed,
+    put_row,
     readable,
     sealed,
     to_time,
@@ -117,20 +117,12 @@ def _known(connection: Connection, keys: Iterable[TimingKey]) -> dict[str, Store
 
 
 def _write(connection: Connection, item: StoredTiming) -> None:
-    columns = {**_columns(item), **sealed(item)}
-    statement = insert(TIMINGS).values(**columns)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=[TIMINGS.c.key_digest], set_=columns)
-    )
+    put_row(connection, TIMINGS.c.key_digest, {**_columns(item), **sealed(item)})
 
 
 def _write_place(connection: Connection, place: Hardware | Runtime) -> None:
     part = "hardware" if isinstance(place, Hardware) else "runtime"
-    columns = {"part": part, **sealed(place)}
-    statement = insert(TIMING_PLACES).values(**columns)
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=[TIMING_PLACES.c.sha256], set_=columns)
-    )
+    put_row(connection, TIMING_PLACES.c.sha256, {"part": part, **sealed(place)})
 
 
 def get(connection: Connection, keys: Iterable[TimingKey]) -> Iterator[StoredTiming]:

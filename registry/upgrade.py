@@ -17,14 +17,14 @@ MIGRATIONS = Path(__file__).parent.parent / "migrations"
 """Beside the package, in a checkout and in an installed wheel alike."""
 
 
-def migrate(connection: Connection, path: Path) -> str | None:
+def migrate(connection: Connection, name: str) -> str | None:
     """Run the missing migrations in the caller's write transaction; the revision before, if any.
 
     Raises RegistryTooNew and RegistryCorrupt (a revision nobody released) with nothing changed.
     """
     state = schema_state(connection)
     if state.is_newer:
-        raise too_new(state, path)
+        raise too_new(state, name)
     if state.revision == SCHEMA_HEAD:
         return state.revision
     config = alembic_config()
@@ -33,7 +33,7 @@ def migrate(connection: Connection, path: Path) -> str | None:
         command.upgrade(config, "head")
     except CommandError as error:
         raise RegistryCorrupt(
-            f"registry {path} has schema {state.revision}, which no release wrote ({error})"
+            f"registry {name} has schema {state.revision}, which no release wrote ({error})"
         ) from error
     return state.revision
 

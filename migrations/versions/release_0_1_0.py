@@ -67,6 +67,7 @@ def create_studies() -> None:
         ["identity"],
         unique=True,
         sqlite_where=sa.text("status IN ('running', 'interrupted')"),
+        postgresql_where=sa.text("status IN ('running', 'interrupted')"),
     )
 
 
@@ -176,6 +177,7 @@ def create_records() -> None:
         ["key_digest"],
         unique=True,
         sqlite_where=sa.text("status = 'current'"),
+        postgresql_where=sa.text("status = 'current'"),
     )
 
 

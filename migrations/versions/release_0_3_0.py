@@ -81,6 +81,7 @@ def create_indexes() -> None:
         ["key_digest"],
         unique=True,
         sqlite_where=sa.text("status IN ('queued', 'running', 'paused')"),
+        postgresql_where=sa.text("status IN ('queued', 'running', 'paused')"),
     )
 
 

@@ -19,12 +19,12 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from registry.client import open_registry
-from registry.database import open_database
+from registry.client import open_registry, upgrade_registry
 from registry.errors import TunerError
 from registry.jobs import ANY_DEVICE
 from registry.schema import META
 from registry.signing import ArtifactStatement, SigningKeys
+from registry.sqlite_database import open_database
 from registry.studies import StudyEnd
 from registry.timing import TimingOutcome
 from tests.registry import samples
@@ -111,6 +111,11 @@ def open_new(path: Path) -> str | None:
     return open_database(path, create=True).schema_state().revision
 
 
+def upgrade(path: Path | str) -> str | None:
+    """The revision before."""
+    return upgrade_registry(path)[0]
+
+
 def increment(path: Path, times: int) -> None:
     """Read a number, then write one more, in one transaction: the way updates are lost."""
     database = open_database(path, create=False)
@@ -124,7 +129,7 @@ def increment(path: Path, times: int) -> None:
                 connection.execute(update(META).where(here).values(value=str(int(value) + 1)))
 
 
-def publish_one(path: Path, number: int) -> str:
+def publish_one(path: Path | str, number: int) -> str:
     """The same artifact and the same key from everybody, another version from each."""
     registry = open_registry(path)
     artifact = registry.put_artifact("compile_cache", b"the same bytes" * 10_000)
@@ -132,7 +137,7 @@ def publish_one(path: Path, number: int) -> str:
     return registry.publish([record], now=samples.NOW)[0]
 
 
-def begin_study(path: Path) -> str:
+def begin_study(path: Path | str) -> str:
     study = open_registry(path).begin_study(
         "the same", model=samples.MODEL, workload=samples.WORKLOAD,
         environment=samples.ENVIRONMENT, request={}, now=samples.NOW,
@@ -156,13 +161,13 @@ def acquire_job(path: Path, number: int) -> int | None:
     return None if lease is None else lease.job.id
 
 
-def enqueue_job(path: Path) -> tuple[int, bool]:
+def enqueue_job(path: Path | str) -> tuple[int, bool]:
     """Everybody asks the same."""
     job, is_new = open_registry(path).jobs.enqueue(samples.job(), priority=1, now=samples.NOW)
     return job.id, is_new
 
 
-def work_until_empty(path: Path, owner: str, selectors: tuple[str, ...]) -> list[int]:
+def work_until_empty(path: Path | str, owner: str, selectors: tuple[str, ...]) -> list[int]:
     """Acquire, renew and finish until nothing is left; the jobs done."""
     queue, done = open_registry(path).jobs, []
     while lease := queue.acquire(owner, selectors, now=samples.NOW, duration=LEASE):

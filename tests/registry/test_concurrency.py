@@ -7,9 +7,9 @@ from pathlib import Path
 from sqlalchemy import select
 
 from registry.client import open_registry
-from registry.database import open_database
 from registry.jobs import ANY_DEVICE
 from registry.schema import META, SCHEMA_HEAD
+from registry.sqlite_database import open_database
 from registry.store import Registry
 from tests.registry import children, samples
 

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from registry import sqlite
-from registry.client import database_path, open_registry, upgrade_registry
-from registry.database import Database, open_database
+from registry.client import open_registry, upgrade_registry
+from registry.database import WRITE_WAIT_S
 from registry.errors import (
     InvalidInput,
     RegistryCorrupt,
@@ -21,7 +21,9 @@ from registry.errors import (
     RegistryTooNew,
     RegistryTooOld,
 )
+from registry.location import FileLocation, locate
 from registry.schema import SCHEMA_HEAD
+from registry.sqlite_database import SqliteDatabase, open_database
 from registry.store import Registry
 from tests.registry import samples
 from tests.registry.children import PYSQLITE3
@@ -56,7 +58,7 @@ def test_connections_are_set_up(registry: Registry) -> None:
     with open_database(registry.path, create=False).read() as connection:
         for pragma, value in {"foreign_keys": 1, "synchronous": 2, "trusted_schema": 0}.items():
             assert connection.scalar(text(f"PRAGMA {pragma}")) == value
-        assert connection.scalar(text("PRAGMA busy_timeout")) == sqlite.BUSY_TIMEOUT_S * 1000
+        assert connection.scalar(text("PRAGMA busy_timeout")) == WRITE_WAIT_S * 1000
 
 
 @pytest.mark.parametrize(
@@ -130,8 +132,8 @@ def test_urls_and_folders(tmp_path: Path) -> None:
     path = tmp_path / "registry.sqlite3"
     open_registry(f"sqlite:///{path}")
     assert path.exists()
-    assert database_path(tmp_path) == path
-    assert database_path("some/registry.db") == Path("some/registry.db").absolute()
+    assert locate(tmp_path) == FileLocation(path)
+    assert locate("some/registry.db") == FileLocation(Path("some/registry.db").absolute())
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_an_error_inside_a_transaction_undoes_it(registry: Registry) -> None:
         assert connection.scalar(text("SELECT count(*) FROM meta WHERE key = 'half'")) == 0
 
 
-def write_and_fail(database: Database) -> None:
+def write_and_fail(database: SqliteDatabase) -> None:
     with database.write() as connection:
         connection.execute(text("INSERT INTO meta VALUES ('half', 'done')"))
         raise ZeroDivisionError

@@ -8,10 +8,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from registry.database import open_database
 from registry.errors import RegistryCorrupt
 from registry.jobs import ANY_DEVICE
 from registry.schema import JOBS
+from registry.sqlite_database import open_database
 from registry.store import Registry
 from tests.registry import samples
 from tests.registry.job_conformance import JobConformance

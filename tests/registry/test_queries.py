@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 
-from registry.database import open_database
 from registry.records import candidates_query
 from registry.schema import RECORDS
+from registry.sqlite_database import open_database
 from registry.store import Registry
 from tests.registry import samples
 from tests.registry.samples import NOW

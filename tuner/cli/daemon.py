@@ -99,19 +99,19 @@ def install(
 
     The unit names this interpreter and these options. Nothing is started or enabled.
     """
-    from registry.client import database_path
+    from registry.location import locate
     from tuner.cli.opening import settings_for
     from tuner.daemon.unit import Unit
 
     settings = settings_for(registry_url)
-    registry = database_path(settings.registry)
+    registry = locate(settings.registry)
     given = {
         "--gpu": gpu,
-        "--registry": None if registry_url is None else str(registry),
+        "--registry": None if registry_url is None else registry.address,
         "--config": None if config_path is None else str(config_path.absolute()),
     }
     words = [word for name, value in given.items() if value is not None for word in (name, value)]
-    folders = (settings.data_dir, settings.cache_dir, registry.parent, settings.hub_cache_dir)
+    folders = (settings.data_dir, settings.cache_dir, *registry.folders, settings.hub_cache_dir)
     unit = Unit(
         python=sys.executable,
         arguments=(*words, "--log-format", "json"),

@@ -47,6 +47,6 @@ def check(as_json: bool, registry_url: str | None) -> int:
 @registry_option()
 def path(registry_url: str | None) -> None:
     """Print where the registry is."""
-    from registry.client import database_path
+    from registry.location import locate
 
-    click.echo(database_path(settings_for(registry_url).registry))
+    click.echo(locate(settings_for(registry_url).registry).name)

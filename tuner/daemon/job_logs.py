@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from registry.client import database_path
 from registry.digest import digest, short
+from registry.location import FileLocation, locate
 from tuner.config import Settings
 
 LOGS_FOLDER = "jobs"
 
 
 def logs_dir(settings: Settings) -> Path:
-    registry = digest(str(database_path(settings.registry).resolve()))
-    return settings.data_dir / LOGS_FOLDER / short(registry)
+    location = locate(settings.registry)
+    name = str(location.path.resolve()) if isinstance(location, FileLocation) else location.name
+    return settings.data_dir / LOGS_FOLDER / short(digest(name))
 
 
 def job_log(settings: Settings, job_id: int) -> Path:

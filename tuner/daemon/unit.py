@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.client import database_path
 from registry.errors import InvalidInput
+from registry.location import locate
 
 WATCHDOG_S = 120
 """Far longer than one round of the loop, a busy registry included."""
@@ -83,7 +83,7 @@ class Unit:
 def _wherever(name: str, value: str) -> str:
     """The same place from any folder: a service is started in another one."""
     if name == "TUNER_REGISTRY":
-        return str(database_path(value))
+        return locate(value).address
     return str(Path(value).expanduser().absolute()) if name in FOLDER_VARIABLES else value
 
 

@@ -14,9 +14,9 @@ import yaml
 
 import tuner
 from registry.client import open_registry
-from registry.database import open_database
 from registry.errors import NoPlan
 from registry.plan import parse_plan
+from registry.sqlite_database import open_database
 from tests.tuner.cli import example_registry as example
 from tuner import catalog
 from tuner.cli.main import run

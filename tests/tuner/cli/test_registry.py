@@ -44,6 +44,12 @@ def test_path_prefers_the_option_to_the_variable(
     ]
 
 
+def test_path_of_a_server_holds_no_password(capsys: Captured) -> None:
+    url = "postgresql+psycopg://me:secret@host/tuner?artifacts=/mnt/tuner"
+    assert run(["registry", "path", "--registry", url]) == 0
+    assert capsys.readouterr().out == "postgresql+psycopg://me:***@host/tuner\n"
+
+
 def test_check_of_a_sound_registry(path: Path, capsys: Captured) -> None:
     assert run(["registry", "check", "--registry", str(path)]) == 0
     assert capsys.readouterr().out == "no damage found\n"

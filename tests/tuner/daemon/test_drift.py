@@ -6,12 +6,12 @@ import sys
 
 from sqlalchemy import update
 
-from registry.database import open_database
 from registry.digest import digest
 from registry.environment import Environment
 from registry.record import TuningRecord
 from registry.records import StoredRecord
 from registry.schema import JOBS
+from registry.sqlite_database import open_database
 from registry.store import Registry
 from tests.registry import samples
 from tests.tuner.study_bench import ManualClock

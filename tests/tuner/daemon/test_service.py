@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import update
 
-from registry.database import open_database
 from registry.schema import JOBS
+from registry.sqlite_database import open_database
 from tests.tuner.daemon.machine import DaemonMachine
 from tests.tuner.study_bench import ManualClock
 from tuner.daemon.config import DaemonConfig

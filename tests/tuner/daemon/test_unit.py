@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidInput
+from registry.location import locate
 from tuner.cli.main import run
 from tuner.daemon.unit import Unit
 
@@ -64,6 +66,17 @@ def test_a_registry_is_named_by_its_whole_path(
 
 
 @pytest.mark.usefixtures("home")
+def test_a_registry_on_a_server_is_named_whole_and_its_artifacts_may_be_written(
+    home: Path, capsys: Captured
+) -> None:
+    url = "postgresql+psycopg://me@host/tuner?artifacts=/mnt/tuner"
+    assert run(["daemon", "install", "--print", "--registry", url]) == 0
+    said = service(capsys.readouterr().out)
+    (word,) = (word for word in shlex.split(said["ExecStart"]) if word.startswith("postgresql"))
+    assert locate(word.replace("%%", "%")) == locate(url)
+    assert "/mnt/tuner" in said["ReadWritePaths"].split()
+
+
 def test_an_option_before_install_is_not_lost_in_silence(capsys: Captured) -> None:
     assert run(["daemon", "--gpu", "1", "install", "--print"]) == 2
     assert "--gpu belongs after `install`" in capsys.readouterr().err

@@ -1,0 +1,107 @@
+"""Where a registry is: what a path or URL names, checked before anything is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from registry.errors import InvalidInput
+
+DATABASE_NAME = "registry.sqlite3"
+ARTIFACTS_OPTION = "artifacts"
+_POSTGRESQL = "postgresql+psycopg"
+_ACCEPTED = "a file path, a sqlite:/// URL or a postgresql+psycopg:// URL"
+
+
+@dataclass(frozen=True)
+class FileLocation:
+    """An SQLite file, by its absolute path; artifacts lie beside it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def address(self) -> str:
+        """The same registry for `open_registry`, from any folder."""
+        return str(self.path)
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.artifacts")
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What a process that writes to it must be able to write."""
+        return (self.path.parent,)
+
+
+@dataclass(frozen=True)
+class PostgresqlLocation:
+    """A PostgreSQL database, and the folder of its artifacts as this machine sees it."""
+
+    url: URL = field(repr=False)
+    artifacts: Path
+
+    @property
+    def name(self) -> str:
+        """Without the password."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def address(self) -> str:
+        """The same registry for `open_registry`, with its password."""
+        url = self.url.update_query_dict({ARTIFACTS_OPTION: str(self.artifacts)})
+        return url.render_as_string(hide_password=False)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.artifacts,)
+
+
+Location = FileLocation | PostgresqlLocation
+
+
+def locate(url_or_path: str | Path) -> Location:
+    """Raises InvalidInput for nothing, and for a URL of another kind."""
+    text = str(url_or_path)
+    if not text.strip():
+        raise InvalidInput(f"{text!r} is not a registry: give {_ACCEPTED}")
+    return _location_of_url(text) if "://" in text else _file(Path(text))
+
+
+def _file(path: Path) -> FileLocation:
+    return FileLocation((path / DATABASE_NAME if path.is_dir() else path).absolute())
+
+
+def _location_of_url(text: str) -> Location:
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise InvalidInput(f"{text!r} is not a registry: give {_ACCEPTED}") from error
+    if url.drivername == _POSTGRESQL:
+        return _postgresql(url)
+    if url.get_backend_name() != "sqlite" or url.host or not url.database:
+        shown = url.render_as_string(hide_password=True)
+        raise InvalidInput(f"{shown!r} is not a registry this release can open: give {_ACCEPTED}")
+    return _file(Path(url.database))
+
+
+def _postgresql(url: URL) -> PostgresqlLocation:
+    """Opening without a folder would look well until the first artifact is needed."""
+    folder = url.query.get(ARTIFACTS_OPTION)
+    without = url.difference_update_query([ARTIFACTS_OPTION])
+    if not isinstance(folder, str) or not Path(folder).is_absolute():
+        shown = without.render_as_string(hide_password=True)
+        raise InvalidInput(
+            f"registry {shown} does not say where its artifacts lie: its URL needs the absolute "
+            f"path of one folder, given as {ARTIFACTS_OPTION}",
+            hint=f"For instance postgresql+psycopg://host/tuner?{ARTIFACTS_OPTION}=/mnt/tuner, "
+            "a folder that every machine of the registry mounts.",
+        )
+    return PostgresqlLocation(without, Path(folder))
