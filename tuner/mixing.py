@@ -22,8 +22,8 @@ from tuner.autoquant import Budget, LayerChoice, LayerGroup, choose
 from tuner.block_kinds import BlockKind
 from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
-from tuner.gate import POLICIES, REQUIRED
 from tuner.layers import DTYPE_BYTES, quantized_layer_bytes, scheme_of
+from tuner.policies import POLICIES, REQUIRED
 
 NOISE_FACTOR = 4.0
 """A guess, for as long as no trial of the study says better: errors of layers add up in a step."""
