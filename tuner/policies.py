@@ -56,3 +56,9 @@ LOWER_IS_BETTER: frozenset[Metric] = frozenset({"lpips"})
 UNCALIBRATED_METRICS: frozenset[Metric] = frozenset({"sqnr_db", "embedding_sqnr_db"})
 """All that random weights can be held to: their pictures are noise."""
 REQUIRED: Metric = "sqnr_db"
+
+
+def least(policy_name: Policy, metric: Metric, *, calibrated: bool) -> float:
+    """What a policy asks of trained (`calibrated`) or of random weights."""
+    table = CALIBRATED if calibrated and metric in SPREAD else POLICIES
+    return table[policy_name][metric]

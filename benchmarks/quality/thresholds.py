@@ -6,7 +6,7 @@ For each metric:
   float8, 4 bits).
 - `H`: what 99 of 100 harmless pictures are over, less the doubt about a single picture.
 - `D`: what 99 of 100 pictures of the damage that the metric tells are under. It tells a damage that
-  lies under `H` so.
+  lies under `H` so. For PSNR's gain at least 0: a picture no closer than another seed's is another.
 - `strict`: `H` of bf16 noise and int8 weight-only alone.
 - `balanced`: a quarter of the way from `D` to `H` of every harmless treatment. Not halfway: large
   models' float8 scores lower than this small one's, their damage does not score higher.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from statistics import quantiles, stdev
 
 from benchmarks.quality.rows import Row
-from benchmarks.quality.scores import CALIBRATED_METRICS, Results
+from benchmarks.quality.scores import CALIBRATED_METRICS, YARDSTICK, Results
 from benchmarks.quality.treatments import TREATMENTS, Kind, of_kind
 from registry.record import Policy
 from tuner.confidence import Z_95
@@ -59,7 +59,7 @@ def _rule(calibration: Results, metric: Metric) -> Rule:
 
     harmless = least("noise", "fine", "coarse")
     told = tuple(_told(calibration, metric, harmless))
-    damage = max(_high(calibration.values(name, metric)) for name in told)
+    damage = max(_high(calibration.values(name, metric)) for name in (*told, *_yardstick(metric)))
     return Rule(
         metric=metric,
         spread=spread,
@@ -68,6 +68,10 @@ def _rule(calibration: Results, metric: Metric) -> Rule:
         fast=round(min(damage, least("lossy")), 1),
         told=told,
     )
+
+
+def _yardstick(metric: Metric) -> tuple[str, ...]:
+    return (YARDSTICK,) if metric == "psnr_gain_db" else ()
 
 
 def _spreads(calibration: Results, metric: Metric) -> Iterator[float]:
