@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from benchmarks.quality.drawing import Judge, draw, load_pipeline
 from benchmarks.quality.pairs import Pair, pairs
@@ -24,6 +25,8 @@ ROWS = (
 )
 """From top to bottom; None is the reference."""
 COLUMNS = 6
+COLOURS = 128
+"""Of the picture's palette: it stays small."""
 
 
 def save_pictures(path: Path) -> list[str]:
@@ -36,6 +39,7 @@ def save_pictures(path: Path) -> list[str]:
         told.append(f"{name or 'reference'}: {sum(shares) / len(shares):.2f}")
         drawn.append(images)
     save_grid(torch.cat(drawn) * 2 - 1, path, columns=COLUMNS)
+    Image.open(path).quantize(COLOURS).save(path, optimize=True)
     return told
 
 

@@ -11,6 +11,8 @@ For each metric:
 - `balanced`: a quarter of the way from `D` to `H` of every harmless treatment. Not halfway: large
   models' float8 scores lower than this small one's, their damage does not score higher.
 - `fast`: what 4 bits everywhere still reach as `H`, where that was measured; at most `D`.
+
+No threshold is lower than that of random weights.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from benchmarks.quality.scores import CALIBRATED_METRICS, YARDSTICK, Results
 from benchmarks.quality.treatments import TREATMENTS, Kind, of_kind
 from registry.record import Policy
 from tuner.confidence import Z_95
-from tuner.policies import Metric
+from tuner.policies import POLICIES, Metric
 
 CAP_DB = 60.0
 """Of equal results, whose ratio is infinite."""
@@ -63,11 +65,15 @@ def _rule(calibration: Results, metric: Metric) -> Rule:
     return Rule(
         metric=metric,
         spread=spread,
-        strict=round(least("noise", "fine"), 1),
-        balanced=round(damage + FROM_DAMAGE * (harmless - damage), 1),
-        fast=round(min(damage, least("lossy")), 1),
+        strict=_at_least("strict", metric, least("noise", "fine")),
+        balanced=_at_least("balanced", metric, damage + FROM_DAMAGE * (harmless - damage)),
+        fast=_at_least("fast", metric, min(damage, least("lossy"))),
         told=told,
     )
+
+
+def _at_least(policy: Policy, metric: Metric, value: float) -> float:
+    return round(max(value, POLICIES[policy].get(metric, value)), 1)
 
 
 def _yardstick(metric: Metric) -> tuple[str, ...]:

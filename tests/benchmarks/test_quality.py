@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks.quality import damage
 from benchmarks.quality.pairs import PAIRS, SETS, pairs
-from benchmarks.quality.treatments import INT8_TEXT, TREATMENTS, plan_of
+from benchmarks.quality.scores import results
+from benchmarks.quality.thresholds import POLICY_NAMES, rules, verdicts
+from benchmarks.quality.treatments import INT8_TEXT, TREATMENTS, of_kind, plan_of
 from registry.record import Quality
 from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import CPU
@@ -22,6 +24,7 @@ from tuner.pipeline import apply as engine
 from tuner.pipeline.proof import QualityRejectedError, score, write_reference
 from tuner.pipeline.request import Requests
 from tuner.pipeline.timing import DeviceClock
+from tuner.policies import CALIBRATED, SPREAD
 from tuner.protocol import TrialJob
 
 SPEC = resolve_model("shapes-flux")
@@ -136,3 +139,20 @@ def test_the_sets_share_no_prompt_and_no_seed_and_are_listed() -> None:
     ]
     assert listed == drawn
     assert len({row[2] for row in listed}) == len({row[3] for row in listed}) == len(listed)
+
+
+def test_the_policies_are_what_the_rule_makes_of_the_calibration_set() -> None:
+    for rule in rules(results("calibration")):
+        assert SPREAD[rule.metric] == rule.spread
+        assert CALIBRATED["strict"][rule.metric] == rule.strict
+        assert CALIBRATED["balanced"][rule.metric] == rule.balanced
+        assert CALIBRATED["fast"][rule.metric] == rule.fast
+
+
+def test_held_out_damage_is_refused_and_noise_passes_by_single_pictures() -> None:
+    passed = {
+        item.treatment: item.passed_alone[POLICY_NAMES.index("balanced")] / item.pictures
+        for item in verdicts(results("held-out"))
+    }
+    assert all(passed[name] >= 0.99 for name in of_kind("noise"))
+    assert all(passed[name] <= 0.01 for name in of_kind("harm"))
