@@ -129,6 +129,23 @@ def test_no_policy_admits_what_is_broken(
         verdict(pipe, planting)
 
 
+@pytest.mark.parametrize(("is_open", "pictures"), [(False, 2), (True, 4)])
+def test_other_seeds_are_scored_only_while_the_verdict_is_open(
+    pipe: Any, folder: Path, is_open: bool, pictures: int
+) -> None:
+    found, _ = score(
+        requests_of(pipe),
+        pipe,
+        pipe.transformer,
+        CPU,
+        folder,
+        lambda *_: None,
+        pictures=False,
+        is_open=lambda _: is_open,
+    )
+    assert len({(item.prompt, item.seed) for item in found}) == pictures
+
+
 def test_the_sets_share_no_prompt_and_no_seed_and_are_listed() -> None:
     with PAIRS.open(encoding="utf-8", newline="") as file:
         listed = [tuple(row.values()) for row in csv.DictReader(file)]
