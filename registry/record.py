@@ -159,9 +159,10 @@ class Failure(Frozen):
 
 
 class QualityScore(Frozen):
-    """One metric of one seed, prompt and shape; decibels for SQNR and PSNR."""
+    """One metric of one seed, prompt and shape; decibels for SQNR and PSNR. `psnr_gain_db` is the
+    picture's PSNR less that of the reference's own picture of the same prompt from another seed."""
 
-    metric: Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
+    metric: Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "psnr_gain_db", "ssim", "lpips"]
     value: float
     seed: int
     prompt: str
@@ -173,7 +174,7 @@ class Quality(Frozen):
     """Scores against the bf16 reference and the verdict of `policy`.
 
     `calibrated` is False where a metric has no meaning as picture quality: random weights.
-    `worst` is the worst value per metric, the one the policy was held to. `not_computed` says why
+    `worst` is the worst value per metric. `not_computed` says why
     a metric is missing: LPIPS, where its weights are not at hand.
     """
 

@@ -191,6 +191,7 @@ class TrialDesk:
             repeats=repeats,
             prompts=self.request.prompts,
             seeds=self.request.seeds,
+            policy=self.request.policy,
             compile_cache_dir=str(cache),
         )
 

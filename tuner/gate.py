@@ -1,52 +1,29 @@
 """Is the picture kept? Scores against the reference held to a policy; and does a result repeat?
 
-The thresholds are data. They were set from one-step errors of FLUX with random weights (int8
-weight-only 35 to 40 dB, fp8 per row 20 to 30 dB, three-bit rounding under 10 dB) and from how far
-whole trajectories drift apart; calibrating them on people's judgement of pictures is to come.
+The thresholds are data, in `tuner.policies`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from registry.record import Measurement, Policy, Quality, QualityScore
+from tuner import confidence
+from tuner.confidence import Bound
 from tuner.objective import MAD_FACTOR, latency_mad_s
+from tuner.policies import (
+    CALIBRATED,
+    LOWER_IS_BETTER,
+    POLICIES,
+    REQUIRED,
+    SPREAD,
+    UNCALIBRATED_METRICS,
+    Metric,
+)
 
-Metric = Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
-
-POLICIES: Mapping[Policy, Mapping[Metric, float]] = {
-    "strict": {
-        "sqnr_db": 30.0,
-        "embedding_sqnr_db": 28.0,
-        "psnr_db": 28.0,
-        "ssim": 0.90,
-        "lpips": 0.10,
-    },
-    "balanced": {
-        "sqnr_db": 15.0,
-        "embedding_sqnr_db": 15.0,
-        "psnr_db": 18.0,
-        "ssim": 0.65,
-        "lpips": 0.30,
-    },
-    "fast": {
-        "sqnr_db": 10.0,
-        "embedding_sqnr_db": 10.0,
-        "psnr_db": 14.0,
-        "ssim": 0.45,
-        "lpips": 0.50,
-    },
-}
-"""The worst value each policy accepts: a minimum, for LPIPS a maximum."""
-
-LOWER_IS_BETTER: frozenset[Metric] = frozenset({"lpips"})
-UNCALIBRATED_METRICS: frozenset[Metric] = frozenset({"sqnr_db", "embedding_sqnr_db"})
-"""All that random weights can be held to: their pictures are noise."""
-
-REQUIRED: Metric = "sqnr_db"
 CEILING_DB = 120.0
 """Decibels of a result equal to the reference, where the error is zero and the ratio infinite."""
 
@@ -60,32 +37,27 @@ MEDIAN_ERROR = 1.2533
 """Standard error of a median over that of a mean: the square root of pi / 2."""
 
 
-def cap_db(value: float) -> float:
-    """`value` with positive infinity and all above the ceiling made CEILING_DB.
-
-    NaN and negative infinity stay as they are: they are errors, to be given to `judge` as
-    `nonfinite` reasons.
-    """
-    return min(value, CEILING_DB) if not math.isnan(value) else value
-
-
 def judge(
     scores: Sequence[QualityScore],
     policy_name: Policy,
     calibrated: bool,
     nonfinite: Sequence[str] = (),
 ) -> Quality:
-    """The verdict of a policy on every score: the worst value of each metric must be accepted.
+    """The verdict of a policy. With trained weights (`calibrated`) the mean over pictures of each
+    metric whose spread is known must surely be accepted, whatever luck had with its seeds; of every
+    other metric each single score.
 
     `nonfinite` names each score that was NaN or infinite and so could not be a QualityScore; one is
     enough to reject. No score of the required metric rejects too: nothing was compared.
     """
-    held = held_metrics(calibrated)
+    held = singly_held(calibrated)
     reasons = [f"{text}: not a finite number" for text in nonfinite]
     if not any(score.metric == REQUIRED for score in scores):
         reasons.append(f"no {REQUIRED} score: the denoiser was not compared with the reference")
     failing = [score for score in scores if score.metric in held and _fails(score, policy_name)]
     reasons += [_reason(score, policy_name) for score in failing]
+    if calibrated:
+        reasons += [_doubt(item, policy_name) for item in confidence.unsure(scores, policy_name)]
     return Quality(
         policy=policy_name,
         passed=not reasons,
@@ -99,7 +71,7 @@ def judge(
 def rejection(quality: Quality) -> tuple[str, ...]:
     """Why a policy refused, a line for each metric: its worst score, what is accepted, and how
     many scores fail of how many. Reasons that are no score's stay as they are."""
-    held = [item for item in quality.scores if item.metric in held_metrics(quality.calibrated)]
+    held = [item for item in quality.scores if item.metric in singly_held(quality.calibrated)]
     failing = [item for item in held if _fails(item, quality.policy)]
     told = {_reason(item, quality.policy) for item in failing}
     others = [text for text in quality.reasons if text not in told]
@@ -123,9 +95,19 @@ def _summary(
     )
 
 
-def held_metrics(calibrated: bool) -> frozenset[Metric]:
-    """Metrics a verdict rests on."""
-    return frozenset(get_args(Metric)) if calibrated else UNCALIBRATED_METRICS
+def singly_held(calibrated: bool) -> frozenset[Metric]:
+    """Metrics of which each score must be accepted."""
+    return frozenset(get_args(Metric)) - SPREAD.keys() if calibrated else UNCALIBRATED_METRICS
+
+
+def is_open(scores: Sequence[QualityScore], policy_name: Policy, calibrated: bool) -> bool:
+    """Whether scores of more seeds could turn a refusal into a pass. Never with random weights,
+    of which each score is held."""
+    if not calibrated:
+        return False
+    held = singly_held(calibrated)
+    refused = any(score.metric in held and _fails(score, policy_name) for score in scores)
+    return not refused and confidence.is_open(scores, policy_name)
 
 
 def satisfies(quality: Quality, policy_name: Policy) -> bool:
@@ -136,13 +118,12 @@ def satisfies(quality: Quality, policy_name: Policy) -> bool:
 
 
 def failed_metrics(quality: Quality) -> frozenset[Metric]:
-    """Held metrics with a score that the quality's own policy refuses."""
-    held = held_metrics(quality.calibrated)
-    return frozenset(
-        score.metric
-        for score in quality.scores
-        if score.metric in held and _fails(score, quality.policy)
-    )
+    """Held metrics that the quality's own policy refuses."""
+    held = singly_held(quality.calibrated)
+    scores, policy_name = quality.scores, quality.policy
+    failing = {item.metric for item in scores if item.metric in held and _fails(item, policy_name)}
+    doubts = confidence.unsure(scores, policy_name) if quality.calibrated else ()
+    return frozenset(failing | {item.metric for item in doubts})
 
 
 @dataclass(frozen=True)
@@ -229,6 +210,15 @@ def _reason(score: QualityScore, policy_name: Policy) -> str:
     return (
         f"{score.metric} {score.value:.4g} is {bound} that {policy_name} accepts, {threshold:g} "
         f"(seed {score.seed}, prompt {score.prompt!r}, {score.shape.label}{step})"
+    )
+
+
+def _doubt(bound: Bound, policy_name: Policy) -> str:
+    least = CALIBRATED[policy_name][bound.metric]
+    word = "under" if bound.is_surely_under(least) else "not surely over"
+    return (
+        f"{bound.metric} {bound.mean:.4g} ± {bound.margin:.2g} in {bound.pictures} pictures of "
+        f"{bound.shape.label} is {word} the least that {policy_name} accepts, {least:g}"
     )
 
 

@@ -22,8 +22,8 @@ from tuner.autoquant import Budget, LayerChoice, LayerGroup, choose
 from tuner.block_kinds import BlockKind
 from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
-from tuner.gate import POLICIES, REQUIRED
 from tuner.layers import DTYPE_BYTES, quantized_layer_bytes, scheme_of
+from tuner.policies import REQUIRED, least
 
 NOISE_FACTOR = 4.0
 """A guess, for as long as no trial of the study says better: errors of layers add up in a step."""
@@ -68,6 +68,7 @@ def mix(
     *,
     denoiser: str,
     policy: Policy,
+    calibrated: bool = False,
     budget_bytes: int,
     trials: Iterable[Trial] = (),
 ) -> Mixture | None:
@@ -81,7 +82,7 @@ def mix(
         return None
     factor = noise_factor(groups, quantizations, trials, denoiser)
     limit = Budget(
-        noise=10 ** (-POLICIES[policy][REQUIRED] / 10) / factor,
+        noise=10 ** (-least(policy, REQUIRED, calibrated=calibrated) / 10) / factor,
         weight_bytes=_room(groups, quantizations, candidates, denoiser, budget_bytes),
     )
     chosen = choose(groups, limit)

@@ -67,6 +67,7 @@ class Planning:
             self.survey().kept,
             denoiser=self._inventory.denoiser.name,
             policy=self._request.policy,
+            calibrated=self._request.model.ref.weights == "pretrained",
             budget_bytes=self._request.budget_bytes,
             trials=trials,
         )

@@ -18,7 +18,7 @@ from registry.base import Frozen, FrozenMapping
 from registry.environment import Environment
 from registry.inventory import ModelInventory
 from registry.plan import Dtype, LayerScheme, Plan
-from registry.record import FailureKind, Measurement, QualityScore, Rung
+from registry.record import FailureKind, Measurement, Policy, QualityScore, Rung
 from registry.timing import Timing, TimingKey
 from registry.workload import Shape, Workload
 from tuner.model_spec import ModelSpec
@@ -41,7 +41,9 @@ class TrialJob(Frozen):
     """Load, apply, run and time one plan.
 
     `rung` "denoiser" times `denoiser_steps` steps of the real pipeline; "pipeline" and "replay"
-    time `repeats` whole requests per shape at `steps` (None: the pipeline's default).
+    time `repeats` whole requests per shape at `steps` (None: the pipeline's default). Trained
+    weights are scored on more pictures than `prompts` and `seeds` name while the verdict of
+    `policy` is open.
     `budget_bytes` caps the device's memory, `outside_allocator_bytes` of it being outside torch's
     allocator; on a CPU the parent enforces it. `reference_in` is a folder that a baseline trial
     wrote as `reference_out`. `compile_cache_dir` is Inductor's and Triton's cache folder.
@@ -62,6 +64,7 @@ class TrialJob(Frozen):
     repeats: int = 3
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
+    policy: Policy = "balanced"
     reference_in: str | None = None
     reference_out: str | None = None
     compile_cache_dir: str

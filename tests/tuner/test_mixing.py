@@ -12,6 +12,7 @@ from registry.plan import LayerScheme, Quantization
 from registry.record import Policy, Quality, Trial
 from registry.timing import Timing, TimingKey
 from tests.tuner.flux import ONE_PICTURE, REGIONAL, SQUARE, flux, h200, plan, quantization, shipped
+from tuner import policies
 from tuner.block_kinds import Bench
 from tuner.block_sums import BlockSums
 from tuner.block_targets import Choices, block_targets, kinds_at, layer_targets
@@ -78,6 +79,7 @@ def mixed(
     sums: BlockSums,
     *,
     policy: Policy = "balanced",
+    calibrated: bool = False,
     budget_bytes: int = 140 * GB,
     trials: tuple[Trial, ...] = (),
 ) -> Mixture | None:
@@ -87,6 +89,7 @@ def mixed(
         candidates(),
         denoiser="transformer",
         policy=policy,
+        calibrated=calibrated,
         budget_bytes=budget_bytes,
         trials=trials,
     )
@@ -181,6 +184,16 @@ def test_a_stricter_policy_leaves_more_layers_closer_to_the_original() -> None:
     assert strict is not None
     assert noise_of(strict) * 4.0 <= 10 ** (-30.0 / 10) < noise_of(balanced) * 4.0
     assert "int8_dynamic" in strict.quantization.layers.values()
+
+
+def test_trained_weights_get_the_noise_that_their_own_threshold_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(policies.CALIBRATED, "balanced", {"sqnr_db": 30.0})
+    trained, untrained = mixed(sums_of(), calibrated=True), mixed(sums_of())
+    assert trained is not None
+    assert untrained is not None
+    assert noise_of(trained) * 4.0 <= 10 ** (-30.0 / 10) < noise_of(untrained) * 4.0
 
 
 def trial(chosen: Quantization, sqnr_db: float) -> Trial:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 from registry.record import ShapeMeasurement
 from registry.workload import Shape
@@ -14,8 +13,8 @@ from tuner.pipeline.timing import RequestTimes, median_and_mad
 
 WARM_STEPS = 2
 
-Picture = Callable[[Any], None]
-"""Called with the pictures of a request, shape (batch, channels, height, width)."""
+Keep = Callable[[Shape, tuple[str, int], RequestTimes], None]
+"""Called after each request with its shape, its prompt and seed, and what came of it."""
 
 
 def warm_up(requests: Requests, *, decode: bool) -> list[RequestTimes]:
@@ -67,7 +66,7 @@ def _steps_of(
 
 
 def time_requests(
-    requests: Requests, first: Sequence[RequestTimes], repeats: int, keep: Picture
+    requests: Requests, first: Sequence[RequestTimes], repeats: int, keep: Keep
 ) -> tuple[ShapeMeasurement, ...]:
     """Whole requests, the shapes taken in turn so that drift of the clocks hits all alike."""
     found: dict[Shape, list[RequestTimes]] = {shape: [] for shape in requests.shapes}
@@ -75,7 +74,7 @@ def time_requests(
         pair = requests.pairs[repeat % len(requests.pairs)]
         for shape, times in found.items():
             done = requests.run(shape, pair, "images")
-            keep(done.images)
+            keep(shape, pair, done)
             times.append(replace(done, images=None, embeddings=()))
     return tuple(
         _summary(requests, shape, call, found[shape])

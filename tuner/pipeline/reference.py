@@ -1,7 +1,8 @@
 """What the bf16 reference did, kept so that another plan can be held against it.
 
 One safetensors file per (shape, prompt, seed): prompt embeddings, the denoiser's inputs and
-output at a few steps along the trajectory, and the picture.
+output at a few steps along the trajectory, the scheduler's timesteps, the picture, and one of the
+same prompt from another seed.
 """
 
 from __future__ import annotations
@@ -73,12 +74,25 @@ class Capture:
     def _put(self, name: str, tensor: torch.Tensor) -> None:
         self._tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
 
-    def save(self, path: Path, embeddings: tuple[Any, ...], image: torch.Tensor) -> None:
-        """Write everything. `image` is (batch, channels, height, width) in [0, 1]."""
+    def save(
+        self,
+        path: Path,
+        embeddings: tuple[Any, ...],
+        image: torch.Tensor,
+        *,
+        other_seed: torch.Tensor | None = None,
+        timesteps: torch.Tensor | None = None,
+    ) -> None:
+        """Write everything. `image` is (batch, channels, height, width) in [0, 1], `other_seed`
+        another of the same prompt and shape; `timesteps` are the scheduler's."""
         for number, tensor in enumerate(embeddings):
             if isinstance(tensor, torch.Tensor):
                 self._put(f"embedding.{number}", tensor)
         self._put("image", image)
+        if other_seed is not None:
+            self._put("other_seed", other_seed)
+        if timesteps is not None:
+            self._put("timesteps", timesteps)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"constants": json.dumps(self._constants), "trees": json.dumps(self._trees)}
         save_file(self._tensors, path, metadata=metadata)
@@ -108,6 +122,14 @@ class Reference:
     def image(self) -> torch.Tensor:
         return self._tensor("image", torch.device("cpu"))
 
+    def other_seed(self) -> torch.Tensor | None:
+        """The picture of the same prompt from another seed, where one was drawn."""
+        return self._optional("other_seed")
+
+    def timesteps(self) -> torch.Tensor | None:
+        """The scheduler's, shape (steps,); None where it has none."""
+        return self._optional("timesteps")
+
     def embeddings(self, device: torch.device) -> dict[int, torch.Tensor]:
         """By position in what `encode_prompt` returned."""
         names = [name for name in self._names if name.startswith("embedding.")]
@@ -124,9 +146,25 @@ class Reference:
         args, kwargs = tree_unflatten(leaves, tree)
         return args, kwargs
 
+    def _optional(self, name: str) -> torch.Tensor | None:
+        return self._tensor(name, torch.device("cpu")) if name in self._names else None
+
     def _tensor(self, name: str, device: torch.device) -> torch.Tensor:
         read: torch.Tensor = self._file.get_tensor(name)
         return read.to(device)
+
+
+def timesteps_of(pipe: Any) -> torch.Tensor | None:
+    """Those of the last request's scheduler; None for a pipeline that has none."""
+    found = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+    return found.detach().float().cpu() if isinstance(found, torch.Tensor) else None
+
+
+def same_schedule(found: torch.Tensor | None, wanted: torch.Tensor | None) -> bool:
+    """Whether two requests went through the same timesteps. True where none are `wanted`."""
+    if wanted is None:
+        return True
+    return found is not None and found.shape == wanted.shape and torch.allclose(found, wanted)
 
 
 def first_tensor(output: Any) -> torch.Tensor:

@@ -10,8 +10,12 @@ import torch
 
 from registry.workload import Shape
 from tuner import catalog
+from tuner.pipeline.reference import timesteps_of
 from tuner.pipeline.timing import DeviceClock, RequestTimes, StepDone, run_request
 from tuner.protocol import TrialJob
+
+OTHER_SEED = 1_000_003
+"""Added to a seed where the same prompt is drawn once more."""
 
 Report = Callable[[str, int, int, str], None]
 """Called with (phase, done, total, detail)."""
@@ -46,12 +50,18 @@ def _text_tokens(pipe: Any, shape: Shape) -> int:
 
 
 class Requests:
-    """A trial's requests: its shapes, its prompts and seeds side by side, its steps."""
+    """A trial's requests: its shapes, its prompts and seeds side by side, its steps.
+
+    `more_pairs` are the same prompts with other seeds, for trained weights: the reference draws
+    them as the yardstick of how much a seed matters, a plan while its verdict is open.
+    """
 
     def __init__(self, job: TrialJob, pipe: Any, clock: DeviceClock, report: Report) -> None:
         self.shapes = job.workload.shapes
         self.steps = job.steps or _default_steps(job, pipe)
         self.pairs = _pairs(job)
+        is_trained = job.model.ref.weights == "pretrained"
+        self.more_pairs = [(text, seed + OTHER_SEED) for text, seed in self.pairs if is_trained]
         self._pipe, self._clock, self._report = pipe, clock, report
 
     def run(
@@ -85,6 +95,10 @@ class Requests:
                 {**arguments, "generator": generator, "output_type": output_type},
                 step_done,
             )
+
+    def timesteps(self) -> torch.Tensor | None:
+        """Those of the last request's scheduler."""
+        return timesteps_of(self._pipe)
 
 
 def _pairs(job: TrialJob) -> list[tuple[str, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from registry.record import QualityScore
 from registry.workload import Shape
 from tuner.pipeline.perceptual import CannotScoreError, lpips
 from tuner.pipeline.reference import Reference, first_tensor
+from tuner.policies import Metric
 
 CEILING_DB = 120.0
 """What an exact match scores: its true ratio is infinite."""
@@ -33,7 +34,12 @@ def sqnr_db(reference: torch.Tensor, found: torch.Tensor) -> float:
     return min(CEILING_DB, 10.0 * math.log10(max(power, 1e-30) / error))
 
 
-Metric = Literal["sqnr_db", "embedding_sqnr_db", "psnr_db", "ssim", "lpips"]
+def psnr_db(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of finite pictures in [0, 1], in dB, at most CEILING_DB."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    value = float(peak_signal_noise_ratio(found, wanted, data_range=(0.0, 1.0)))
+    return min(CEILING_DB, value) if math.isfinite(value) else CEILING_DB
 
 
 class Scorer:
@@ -66,21 +72,20 @@ class Scorer:
         return [self._score("embedding_sqnr_db", min(values))] if values else []
 
     def picture(self, image: torch.Tensor) -> list[QualityScore]:
-        """PSNR, SSIM and, where it can be computed, LPIPS of pictures in [0, 1], shape (batch,
-        channels, height, width)."""
-        from torchmetrics.functional.image import (
-            peak_signal_noise_ratio,
-            structural_similarity_index_measure,
-        )
+        """PSNR, SSIM and, where they can be computed, PSNR's gain over another seed and LPIPS of
+        pictures in [0, 1], shape (batch, channels, height, width)."""
+        from torchmetrics.functional.image import structural_similarity_index_measure
 
         wanted, found = self._reference.image().float(), image.detach().cpu().float()
         if not bool(torch.isfinite(found).all()):
             raise NotFiniteError("the picture is not finite")
-        noise = float(peak_signal_noise_ratio(found, wanted, data_range=(0.0, 1.0)))
-        psnr = min(CEILING_DB, noise) if math.isfinite(noise) else CEILING_DB
+        psnr = psnr_db(found, wanted)
         ssim = structural_similarity_index_measure(found, wanted, data_range=(0.0, 1.0))
         mean = ssim[0] if isinstance(ssim, tuple) else ssim
         scores = [self._score("psnr_db", psnr), self._score("ssim", float(mean))]
+        other = self._reference.other_seed()
+        if other is not None:
+            scores.append(self._score("psnr_gain_db", psnr - psnr_db(other.float(), wanted)))
         try:
             scores.append(self._score("lpips", lpips(found, wanted)))
         except CannotScoreError as reason:

@@ -13,6 +13,8 @@ from torch import nn
 
 from registry.errors import UntrustedArtifact
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
+from registry.workload import Shape
+from tuner.gate import is_open
 from tuner.pipeline.apply import load
 from tuner.pipeline.artifacts import (
     Warmth,
@@ -24,7 +26,7 @@ from tuner.pipeline.components import component_role
 from tuner.pipeline.device import Device
 from tuner.pipeline.measuring import first_image_s, time_denoiser, time_requests, warm_up
 from tuner.pipeline.place import pipeline_modules
-from tuner.pipeline.proof import refuse_not_finite, score, write_reference
+from tuner.pipeline.proof import Drawn, drawn_by, refuse_not_finite, score, write_reference
 from tuner.pipeline.quantize import layer_types
 from tuner.pipeline.request import Report, Requests
 from tuner.pipeline.timing import DeviceClock, RequestTimes
@@ -46,6 +48,7 @@ class TrialRun:
         self.artifact_s = 0.0
         self.load_s = 0.0
         self.load_peak_bytes = 0
+        self.drawn: dict[tuple[Shape, tuple[str, int]], Drawn] = {}
 
     def run(self) -> TrialResult:
         self._load_artifact()
@@ -61,7 +64,7 @@ class TrialRun:
             measurement=self._measurement(shapes, first, counters, settled_graphs),
             scores=scores,
             not_computed=not_computed,
-            calibrated=self.job.model.ref.weights == "pretrained",
+            calibrated=self.calibrated,
             artifact_bytes=self._save_artifact(),
             counters=counters,
         )
@@ -87,6 +90,11 @@ class TrialRun:
         self.load_s = time.perf_counter() - start
         self.load_peak_bytes = self.device.reserved_peak_bytes()
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether pictures mean anything."""
+        return self.job.model.ref.weights == "pretrained"
+
     @cached_property
     def requests(self) -> Requests:
         return Requests(self.job, self.pipe, self.clock, self.report)
@@ -101,9 +109,12 @@ class TrialRun:
             return time_denoiser(self.requests, first, self.job.denoiser_steps)
         return time_requests(self.requests, first, self.job.repeats, self._keep)
 
-    def _keep(self, images: Any) -> None:
-        """Refuse a broken picture; write one where the job asks for it."""
+    def _keep(self, shape: Shape, pair: tuple[str, int], done: RequestTimes) -> None:
+        """Refuse a broken picture, keep what will be scored, write one where the job asks."""
+        images = done.images
         refuse_not_finite(images)
+        if self.job.reference_in is not None and (shape, pair) not in self.drawn:
+            self.drawn[shape, pair] = drawn_by(self.requests, done)
         if self.job.image_out is not None:
             pixels = images[:1].detach().cpu().float().permute(0, 2, 3, 1).numpy()
             self.pipe.image_processor.numpy_to_pil(pixels)[0].save(self.job.image_out)
@@ -119,6 +130,8 @@ class TrialRun:
             Path(self.job.reference_in),
             self.report,
             pictures=self.job.rung != "denoiser",
+            timed=self.drawn,
+            is_open=lambda found: is_open(found, self.job.policy, self.calibrated),
         )
 
     def _save_artifact(self) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from registry.record import Rung, Trial
-from tuner.gate import REQUIRED, failed_metrics
+from tuner.gate import failed_metrics
+from tuner.policies import REQUIRED
 from tuner.search.entry import Entry
 from tuner.search.ledger import LADDER, LASTING, Ledger
 

@@ -25,7 +25,7 @@ from tests.tuner.pipeline.tiny import (
     quantized,
 )
 from tuner.model_spec import ModelSpec
-from tuner.pipeline.proof import QualityRejectedError, score, write_reference
+from tuner.pipeline.proof import QualityRejectedError, drawn_by, score, write_reference
 from tuner.pipeline.reference import Capture, Reference, captured_steps, reference_path
 from tuner.pipeline.request import Requests
 from tuner.pipeline.scoring import CEILING_DB
@@ -129,6 +129,23 @@ def test_a_quantized_text_encoder_shows_in_the_embeddings(spec: ModelSpec, folde
     scores = scores_of(spec, other, folder)
     assert 15.0 < scores["embedding_sqnr_db"][0] < 60.0
     assert scores["sqnr_db"] == [CEILING_DB] * 4
+
+
+def test_pictures_that_were_timed_are_scored_and_not_drawn_again(
+    spec: ModelSpec, pipe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, pair = requests_of(spec, pipe), (PROMPT, 0)
+    timed = {(SHAPE, pair): drawn_by(requests, requests.run(SHAPE, pair, "images"))}
+    denoiser = getattr(pipe, DENOISER[spec.ref.name])
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a picture was drawn again")
+
+    monkeypatch.setattr(requests, "run", refuse)
+    found, _ = score(
+        requests, pipe, denoiser, CPU, folder, lambda *_: None, pictures=True, timed=timed
+    )
+    assert {item.value for item in found if item.metric == "psnr_db"} == {CEILING_DB}
 
 
 def test_the_denoiser_rung_scores_the_denoiser_alone(

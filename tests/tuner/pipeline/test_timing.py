@@ -91,7 +91,7 @@ def test_one_step_has_no_gap(spec: ModelSpec, pipe: Any) -> None:
     seen: Report = []
     requests = requests_of(spec, pipe, seen, steps=1)
     first = warm_up(requests, decode=True)
-    (measured,) = time_requests(requests, first, 2, lambda _: None)
+    (measured,) = time_requests(requests, first, 2, lambda *_: None)
     assert measured.steps == 1
     assert measured.step_ms > 0.0
     assert len(measured.latency_samples_s) == 2
@@ -110,7 +110,7 @@ def test_shapes_are_timed_in_turn(spec: ModelSpec, pipe: Any) -> None:
     seen.clear()
     pictures: list[tuple[int, ...]] = []
     measured = time_requests(
-        requests, first, 2, lambda images: pictures.append(tuple(images.shape))
+        requests, first, 2, lambda _, __, done: pictures.append(tuple(done.images.shape))
     )
     assert [item[3] for item in seen if item[1] == 1] == [SHAPE.label, WIDE.label] * 2
     assert pictures == [(1, 3, 64, 64), (1, 3, 64, 128)] * 2
@@ -144,7 +144,7 @@ def test_the_first_image_counts_the_steps_that_the_first_request_left_out(
 ) -> None:
     requests = requests_of(spec, pipe, [], steps=2)
     first = warm_up(requests, decode=True)
-    (measured,) = time_requests(requests, first, 1, lambda _: None)
+    (measured,) = time_requests(requests, first, 1, lambda *_: None)
     assert first_image_s(first[0], measured, WARM_STEPS) == first[0].latency_s
     longer = first_image_s(first[0], measured, WARM_STEPS + 10)
     assert longer == pytest.approx(first[0].latency_s + measured.step_ms / 100.0)
