@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress
+from math import gcd
 
 
 def streamed_blocks(
@@ -19,7 +20,9 @@ def streamed_blocks(
     they weigh, so more of the heavy ones stay. A kind that would stream no more blocks than it has
     slots stays whole: its slots would take the same room.
     """
-    counts = _counts(kinds, sizes, max(len(kinds) - resident, 0))
+    unit = max(gcd(*sizes), 1)
+    relative = [size // unit for size in sizes]
+    counts = _counts(kinds, relative, max(len(kinds) - resident, 0))
     chosen = [False] * len(kinds)
     for kind, count in counts.items():
         own = [index for index, item in enumerate(kinds) if item == kind]

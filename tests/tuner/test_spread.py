@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import compress
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from registry.plan import Quantization, StreamedBlocks
@@ -74,6 +74,7 @@ def test_at_least_as_many_stay_as_asked_for(
 
 
 @given(KINDS, st.integers(0, 60))
+@example(["a"] * 7 + ["b"] * 5 + ["c"] * 2, 5)
 def test_the_choice_depends_on_relative_sizes_alone(kinds: list[str], resident: int) -> None:
     sizes = [{"a": 1, "b": 2, "c": 5}[kind] for kind in kinds]
     larger = [1_000_000 * size for size in sizes]
