@@ -29,7 +29,6 @@ from tuner.pipeline.load import LayerDone, load_weights, materialise
 from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
 from tuner.pipeline.process_options import allocator_conflicts, set_process_options
 from tuner.pipeline.skeleton import build_skeleton
-from tuner.pipeline.text_length import limit_text, pad_text
 from tuner.pipeline.weights import ModuleWeights
 
 
@@ -154,12 +153,20 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
     if options.vae.slicing:
         pipe.vae.enable_slicing()
     if options.text_tokens is not None:
-        pad_text(pipe, options.text_tokens)
-    else:
-        limit_text(pipe)
+        _pad_text(pipe, options.text_tokens)
 
 
 def _compile(name: str, module: nn.Module, plan: Compilation, device: torch.device) -> None:
     compile_component(name, module, plan, device)
     if plan.cuda_graph:
         record(module, device)
+
+
+def _pad_text(pipe: Any, text_tokens: int) -> None:
+    """Every prompt padded to one length, whatever the caller says: one shape, one graph."""
+    encode = pipe.encode_prompt
+
+    def padded(*args: Any, **kwargs: Any) -> Any:
+        return encode(*args, **{**kwargs, "max_sequence_length": text_tokens})
+
+    pipe.encode_prompt = padded

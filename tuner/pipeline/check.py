@@ -3,6 +3,7 @@ this pipeline, and what the app did to its pipeline before."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,7 +19,6 @@ from tuner.pipeline.graphs import RecordedForward
 from tuner.pipeline.place import OFFLOADED, WHOLE_PIPELINE
 from tuner.pipeline.quantize import is_quantized, why_no_scheme
 from tuner.pipeline.streaming import streamed_names
-from tuner.pipeline.text_length import takes_text_length
 
 
 def check_plan(plan: Plan, pipe: Any, modules: Mapping[str, nn.Module], device: Any) -> None:
@@ -84,8 +84,10 @@ def _pipeline_problems(plan: Plan, pipe: Any) -> Iterable[str]:
     for name, wanted in (("tiling", options.vae.tiling), ("slicing", options.vae.slicing)):
         if wanted and not hasattr(getattr(pipe, "vae", None), f"enable_{name}"):
             yield f"it has no VAE that offers {name}"
-    if options.text_tokens is not None and not takes_text_length(pipe):
-        yield "it has no text length to set (text_tokens)"
+    if options.text_tokens is not None:
+        encode = getattr(pipe, "encode_prompt", None)
+        if encode is None or "max_sequence_length" not in inspect.signature(encode).parameters:
+            yield "it has no text length to set (text_tokens)"
 
 
 def _component_problems(
