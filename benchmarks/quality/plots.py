@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.quality.scores import CALIBRATED_METRICS, Results
 from benchmarks.quality.treatments import TREATMENTS, Kind
+from registry.record import Policy
 from tuner.policies import CALIBRATED, Metric
 
 TITLES: dict[Metric, str] = {
@@ -24,7 +25,7 @@ COLOURS: dict[Kind, str] = {
 }
 CAP_DB = 50.0
 """Drawn there: equal results have no finite ratio."""
-LINES = {"strict": ":", "balanced": "-", "fast": "--"}
+LINES: dict[Policy, str] = {"strict": ":", "balanced": "-", "fast": "--"}
 
 
 def plot(found: Results, path: Path) -> None:
@@ -50,7 +51,7 @@ def _panel(panel: Any, found: Results, metric: Metric, names: list[str]) -> None
         colour = COLOURS[TREATMENTS[name].kind]
         panel.plot(values, heights, ".", color=colour, markersize=3, alpha=0.6)
     for policy, style in LINES.items():
-        least = CALIBRATED[policy][metric]  # type: ignore[index]
+        least = CALIBRATED[policy][metric]
         panel.axvline(least, color="black", linestyle=style, linewidth=1, label=policy)
     panel.set_title(TITLES[metric], fontsize=10)
     panel.grid(axis="x", alpha=0.3)
