@@ -42,7 +42,8 @@ class Estimate(Frozen):
 class ShapeMeasurement(Frozen):
     """One shape's times, each sample a finished, synchronised request.
 
-    `step_ms` is the median time between two consecutive steps' ends; `latency_s` the median of
+    `step_ms` is the median time between two consecutive steps' ends, under a step cache the median
+    over requests of their mean, since some steps are not computed; `latency_s` the median of
     `latency_samples_s`, prompt to decoded picture at `steps`; `first_call_s` the first request,
     compilation included. Empty `latency_samples_s` (denoiser rung): only `step_ms` was measured.
     """

@@ -29,6 +29,7 @@ from registry.plan import (
     Quantization,
     ReleaseAfterUse,
     SequentialOffload,
+    TaylorSeerCache,
     VaeOptions,
 )
 from tests.tuner.export.plans import COMPONENTS, SHAPE, everywhere, plan_of
@@ -134,6 +135,9 @@ def torch_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     torch._dynamo.reset()
 
 
+CACHE = TaylorSeerCache(interval_steps=2, warmup_steps=1, order=0)
+
+
 def eager(denoiser: str) -> Plan:
     """All that a CPU can do with either model without compiling."""
     return plan_of(
@@ -153,6 +157,7 @@ def eager(denoiser: str) -> Plan:
         },
         fuse_qkv=True,
         vae=VaeOptions(tiling=True, slicing=True),
+        step_cache=CACHE if denoiser == "transformer" else None,
     )
 
 
