@@ -28,8 +28,9 @@ MatchKind = Literal["exact", "architecture", "resolution", "stale", "estimated"]
 
 class Estimate(Frozen):
     """Predicted before the trial and never changed after. `source` says from what:
-    "roofline", "roofline+trials" or "blocks". `step_ms` and `latency_s` are the weighted means
-    over the workload's shapes at the pipeline's default steps."""
+    "roofline", "roofline+trials" or "blocks"; with ", every step computed" for a plan that caches
+    steps, whose times are then those of the plan without that. `step_ms` and `latency_s` are the
+    weighted means over the workload's shapes at the pipeline's default steps."""
 
     peak_vram_bytes: int
     load_peak_vram_bytes: int

@@ -37,6 +37,7 @@ class StudyRequest:
     of the candidates that were dropped unmeasured are tried after the answer is published, within
     `audit_limit_s`; like the time limit it is no part of the question. Nor are `first`, the best
     plans of an earlier search in another environment: they are measured before all others.
+    Without `step_cache` every plan computes every step.
     """
 
     model: ModelSpec
@@ -55,6 +56,7 @@ class StudyRequest:
     audit: int = 0
     audit_limit_s: float | None = None
     first: tuple[Known, ...] = ()
+    step_cache: bool = True
 
     def identity(self, inventory: ModelInventory, environment: Environment) -> str:
         """Equal for the same question on the same machine: such a study is continued. The time
@@ -82,6 +84,7 @@ class StudyRequest:
             "steps": self.steps,
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
+            **({} if self.step_cache else {"step_cache": False}),
         }
 
 

@@ -242,6 +242,8 @@ class _Study:
         self._status = self._end_status(bool(records))
         if self._desk.request.audit and not records:
             self._journal.note("no audit: nothing was published that dropped plans could beat")
+        if self._planning.step_cache_note is not None:
+            self._journal.note(self._planning.step_cache_note)
         notes = self._journal.notes
         trials = self._registry.trials(self._row.id)
         hidden_s = sum(trial.hidden_s for trial in trials)
