@@ -12,6 +12,7 @@ from registry.record import Measurement, Objective, Policy, TuningRecord
 from registry.workload import Workload
 from tuner import catalog
 from tuner.audit import AuditReport
+from tuner.front import Place
 from tuner.model_spec import ModelSpec
 from tuner.search import Known
 from tuner.space import SPACE_VERSION
@@ -93,7 +94,8 @@ class StudyOutcome:
     """How a study ended. `published` are record ids, best first; `best` is the first of them.
     `untried` are one-line labels of what was not measured; `notes` are for people. `hidden_s` of
     starting workers passed while other trials ran, over all runs of the study. `audit` is there
-    where one was asked for. `why_nothing` says how far a study came that published nothing."""
+    where one was asked for. `why_nothing` says how far a study came that published nothing. `front`
+    are the plans that no other beats in speed and quality, the fastest first."""
 
     study_id: str
     published: tuple[str, ...]
@@ -105,3 +107,4 @@ class StudyOutcome:
     hidden_s: float = 0.0
     audit: AuditReport | None = None
     why_nothing: str | None = None
+    front: tuple[Place, ...] = ()

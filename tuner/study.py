@@ -30,6 +30,7 @@ from tuner.config import Settings
 from tuner.desk import Finished, TrialDesk
 from tuner.detect import Detection
 from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
+from tuner.front import front_of
 from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
@@ -253,6 +254,9 @@ class _Study:
             "notes": list(notes),
             "start_up_hidden_s": hidden_s,
         }
+        digests = [record.plan.digest for record in records]
+        front = front_of(trials, baseline, digests, self._journal.label)
+        self._summary["front"] = [place.as_json() for place in front]
         if self._mixture is not None:
             self._summary["autoquant"] = self._mixture.as_data()
         audits = bool(records and self._desk.request.audit)
@@ -270,6 +274,7 @@ class _Study:
             untried=tuple(f"{label}: {reason}" for label, reason in idle),
             notes=notes,
             why_nothing=None if records else why_nothing(trials, self._desk.request.time_limit_s),
+            front=front,
         )
 
     def _audited(self, outcome: StudyOutcome, search: Search, baseline: Trial) -> StudyOutcome:
