@@ -21,6 +21,7 @@ from torch import nn
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     GroupOffload,
     LayerScheme,
     ModelOffload,
@@ -239,6 +240,14 @@ ON_A_GPU = {
                 compilation=Compilation(scope="regional", fullgraph=True),
             ),
         },
+    ),
+    "cached, compiled": plan_of(
+        components={
+            "transformer": ComponentPlan(
+                quantization=FLOAT8, compilation=Compilation(scope="regional", fullgraph=True)
+            ),
+        },
+        step_cache=FirstBlockCache(threshold=1.0),
     ),
     "recorded as a graph": plan_of(
         components={"transformer": ComponentPlan(compilation=Compilation(cuda_graph=True))},
