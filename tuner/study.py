@@ -131,6 +131,8 @@ class _Study:
         self._mixture: Mixture | None = None
         self._measured: dict[tuple[Rung, str], Measurement] = {}
         self._best: str | None = None
+        # What dropped plans are held against: they too would have been tried with step caches.
+        self._best_plain: TuningRecord | None = None
         self._status: StudyEndStatus = "interrupted"
         self._summary: dict[str, Any] = {}
         # Published already: then only the audit was left, and is gone on with.
@@ -259,6 +261,8 @@ class _Study:
         self._summary["front"] = [place.as_json() for place in front]
         if self._mixture is not None:
             self._summary["autoquant"] = self._mixture.as_data()
+        plain = (record for record in records if record.plan.pipeline.step_cache is None)
+        self._best_plain = next(plain, None)
         audits = bool(records and self._desk.request.audit)
         end = StudyEnd(self._row.id, "interrupted" if audits else self._status, self._summary)
         published = self._registry.publish(
@@ -281,7 +285,8 @@ class _Study:
         """The answer stands, whatever the audit says. Stopped, the same request goes on with it."""
         if outcome.best is None or not self._desk.request.audit:
             return outcome
-        audit = audit_of(self._desk, self._journal, self._planning, search, baseline, outcome.best)
+        best = self._best_plain or outcome.best
+        audit = audit_of(self._desk, self._journal, self._planning, search, baseline, best)
         try:
             audit.run(TimeLimit(self._clock, self._desk.request.audit_limit_s))
         finally:

@@ -18,6 +18,7 @@ from benchmarks.quality.treatments import INT8_TEXT, TREATMENTS, of_kind, plan_o
 from registry.record import Quality
 from registry.workload import Shape, Workload
 from tests.tuner.pipeline.tiny import CPU
+from tuner.choices import STEP_CACHES
 from tuner.gate import failed_metrics, is_open, judge
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
@@ -83,7 +84,9 @@ def verdict(folder: Path) -> Verdict:
     return found
 
 
-@pytest.mark.parametrize("name", ["math_attention", "int8_weight_only", "float8_weight_only"])
+@pytest.mark.parametrize(
+    "name", ["math_attention", "int8_weight_only", "float8_weight_only", "taylorseer_4"]
+)
 def test_what_does_no_harm_passes(verdict: Verdict, name: str) -> None:
     quality = verdict(engine.load(SPEC, TREATMENTS[name].plan, CPU))
     assert quality.passed
@@ -173,3 +176,18 @@ def test_held_out_damage_is_refused_and_noise_passes_by_single_pictures() -> Non
     }
     assert all(passed[name] >= 0.99 for name in of_kind("noise"))
     assert all(passed[name] <= 0.01 for name in of_kind("harm"))
+
+
+def test_step_caches_that_are_tried_keep_pictures_of_the_model_that_draws_and_bolder_do_not() -> (
+    None
+):
+    """So its own ladders end where the gate begins to refuse; other models have other limits."""
+    offered = {cache for ladder in STEP_CACHES for cache in ladder}
+    place = POLICY_NAMES.index("balanced")
+    cached = set(of_kind("cached"))
+    found = [item for item in verdicts(results("held-out")) if item.treatment in cached]
+    assert len(found) == len(cached)
+    for item in found:
+        cache = TREATMENTS[item.treatment].plan.pipeline.step_cache
+        share = item.passed_as_plan[place] / item.plans
+        assert share >= 0.95 if cache in offered else share <= 0.75
