@@ -22,15 +22,20 @@ AT_ONCE = 10
 
 
 def collect(name: SetName, only: Sequence[str] = ()) -> None:
-    """Append what is missing in the set's file; `only` names treatments, all without it."""
+    """Append what is missing in the set's file; `only` names treatments. Without it all are drawn,
+    step caches only held-out: no threshold rests on them."""
     done = {(row.treatment, row.pair) for row in read(path_of(name))}
     every = pairs(name)
     batches = [every[start : start + AT_ONCE] for start in range(0, len(every), AT_ONCE)]
     with tempfile.TemporaryDirectory() as folder:
         collector = _Collector(name, batches, Path(folder), done)
         collector.reference()
-        for treatment in only or TREATMENTS:
+        for treatment in only or [item for item in TREATMENTS if _belongs(item, name)]:
             collector.treatment(treatment)
+
+
+def _belongs(treatment: str, name: SetName) -> bool:
+    return name == "held-out" or TREATMENTS[treatment].kind != "cached"
 
 
 class _Collector:
