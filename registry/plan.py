@@ -298,10 +298,39 @@ class VaeOptions(Frozen):
     slicing: bool = False
 
 
+class FirstBlockCache(Frozen):
+    """Of a step whose first block changes its input nearly as in the last whole step, the other
+    blocks are left out: they are taken to add what they added then.
+
+    `threshold` is the mean absolute difference of what the first block adds, relative to the last
+    whole step's, up to which that is done (diffusers' `FirstBlockCacheConfig`).
+    """
+
+    kind: Literal["first_block"] = "first_block"
+    threshold: float = Field(gt=0.0, le=1.0)
+
+
+class TaylorSeerCache(Frozen):
+    """Every `interval_steps`-th step is whole; the denoiser's output in between is extrapolated
+    from the whole ones by a Taylor series of this order (diffusers' `TaylorSeerCacheConfig`, its
+    lite mode). The first `warmup_steps` are whole too.
+    """
+
+    kind: Literal["taylorseer"] = "taylorseer"
+    interval_steps: int = Field(ge=2, le=50)
+    warmup_steps: int = Field(default=3, ge=1, le=100)
+    order: int = Field(default=1, ge=0, le=3)
+
+
+StepCache = Annotated[FirstBlockCache | TaylorSeerCache, Field(discriminator="kind")]
+
+
 class PipelineOptions(Frozen):
     """`components` names every module of the pipeline that the plan says something about; a module
     it does not name is resident, unquantized and not compiled. `text_tokens` pads every prompt to
     one length, so that a compiled denoiser sees one shape; None leaves the pipeline's default.
+    `step_cache` reuses in one denoising step what an earlier one of the request computed; None
+    computes every step.
     """
 
     dtype: Dtype = "bfloat16"
@@ -310,6 +339,15 @@ class PipelineOptions(Frozen):
     fuse_qkv: bool = False
     vae: VaeOptions = VaeOptions()
     text_tokens: int | None = Field(default=None, ge=1, le=MAX_TEXT_TOKENS)
+    step_cache: StepCache | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_cache(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan without a step cache reads, and is digested, as before there was the key."""
+        written: dict[str, Any] = write(self)
+        if written.get("step_cache") is None:
+            written.pop("step_cache", None)
+        return written
 
     @field_validator("components")
     @classmethod
@@ -322,10 +360,15 @@ class PipelineOptions(Frozen):
     def component(self, name: str) -> ComponentPlan:
         return self.components.get(name, ComponentPlan())
 
+    def caching_steps(self, cache: StepCache | None) -> PipelineOptions:
+        """The same with this step cache, or without any."""
+        return self.model_copy(update={"step_cache": cache})
+
 
 class Plan(Frozen):
     """The whole of it. Order of operations is fixed by the apply engine's version:
-    load or quantize layer by layer, fuse QKV first, set attention, place, then compile.
+    load or quantize layer by layer, fuse QKV first, set attention, place, compile, then lay the
+    step cache around it.
     """
 
     format: Literal[1] = 1
@@ -335,6 +378,10 @@ class Plan(Frozen):
     @property
     def digest(self) -> str:
         return digest(self)
+
+    def caching_steps(self, cache: StepCache | None) -> Plan:
+        """The same with this step cache, or without any."""
+        return self.model_copy(update={"pipeline": self.pipeline.caching_steps(cache)})
 
 
 def parse_plan(data: str | bytes | dict[str, Any]) -> Plan:

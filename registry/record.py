@@ -28,8 +28,9 @@ MatchKind = Literal["exact", "architecture", "resolution", "stale", "estimated"]
 
 class Estimate(Frozen):
     """Predicted before the trial and never changed after. `source` says from what:
-    "roofline", "roofline+trials" or "blocks". `step_ms` and `latency_s` are the weighted means
-    over the workload's shapes at the pipeline's default steps."""
+    "roofline", "roofline+trials" or "blocks"; with ", every step computed" for a plan that caches
+    steps, whose times are then those of the plan without that. `step_ms` and `latency_s` are the
+    weighted means over the workload's shapes at the pipeline's default steps."""
 
     peak_vram_bytes: int
     load_peak_vram_bytes: int
@@ -42,7 +43,8 @@ class Estimate(Frozen):
 class ShapeMeasurement(Frozen):
     """One shape's times, each sample a finished, synchronised request.
 
-    `step_ms` is the median time between two consecutive steps' ends; `latency_s` the median of
+    `step_ms` is the median time between two consecutive steps' ends, under a step cache the median
+    over requests of their mean, since some steps are not computed; `latency_s` the median of
     `latency_samples_s`, prompt to decoded picture at `steps`; `first_call_s` the first request,
     compilation included. Empty `latency_samples_s` (denoiser rung): only `step_ms` was measured.
     """

@@ -26,7 +26,7 @@ from registry.plan import (
 )
 from registry.workload import Workload
 from tuner import choices
-from tuner.choices import Restriction
+from tuner.choices import Ladder, Restriction
 from tuner.rules import RuleBook
 
 Value = TypeVar("Value")
@@ -34,7 +34,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Axes:
-    """What is crossed; `rejected` holds one plan for each value that was left out."""
+    """What is crossed; `rejected` holds one plan for each value that was left out. Step caches are
+    crossed with nothing: only the best plans without one are tried with them."""
 
     dtype: Dtype
     quantizations: tuple[Quantization, ...]
@@ -44,6 +45,7 @@ class Axes:
     fusions: tuple[bool, ...]
     layouts: tuple[bool, ...]
     vaes: tuple[VaeOptions, ...]
+    step_caches: tuple[Ladder, ...]
     rejected: tuple[Plan, ...]
 
 
@@ -95,6 +97,10 @@ def admissible_axes(
                 if item.tiling in either(restrict.vae_tiling)
             ],
             lambda item: [filters.plan(vae=item)],
+        ),
+        step_caches=filters.keep(
+            [item for item in choices.STEP_CACHES if allows(restrict.step_caches, item[0].kind)],
+            lambda item: [filters.plan().caching_steps(item[0])],
         ),
         rejected=tuple(filters.rejected),
     )

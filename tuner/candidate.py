@@ -16,6 +16,16 @@ class Candidate:
     estimate: Estimate
 
 
+UNCACHED = "every step computed"
+"""In the source of an estimate of a plan that caches steps: how many it will compute is not known
+before whole requests are run, and blocks or rooflines do not say."""
+
+
+def uncached_estimate(estimate: Estimate) -> Estimate:
+    """As it stands for a plan that caches steps: of the plan without that, and said to be."""
+    return estimate.model_copy(update={"source": f"{estimate.source}, {UNCACHED}"})
+
+
 @dataclass(frozen=True)
 class Offer:
     """The best plan that may be given out unmeasured, and `note`, what the policy left out.

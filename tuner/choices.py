@@ -15,6 +15,7 @@ from registry.plan import (
     Compilation,
     CompileScope,
     Dtype,
+    FirstBlockCache,
     GroupOffload,
     ModelOffload,
     Placement,
@@ -23,7 +24,9 @@ from registry.plan import (
     Resident,
     Scheme,
     SequentialOffload,
+    StepCache,
     StreamedBlocks,
+    TaylorSeerCache,
     VaeOptions,
 )
 from registry.workload import Workload
@@ -66,6 +69,12 @@ POINTWISE_OPTIONS = {"max_autotune_pointwise": True}
 """Some configurations of each element-wise kernel are timed and the best is kept. Measured on an
 H200: 3% off a step of FLUX, and no longer a first call."""
 MANY_SHAPES_RECOMPILE_LIMIT = 64
+Ladder = tuple[StepCache, ...]
+STEP_CACHES: tuple[Ladder, ...] = (
+    tuple(FirstBlockCache(threshold=value) for value in (0.05, 0.08, 0.12, 0.2, 0.3)),
+    tuple(TaylorSeerCache(interval_steps=value) for value in (2, 3, 4, 5, 6)),
+)
+"""Step caches of each kind from mild to bold: each computes no more steps than those before it."""
 STREAM_LEAF = GroupOffload(granularity="leaf", stream=True)
 
 
@@ -73,7 +82,7 @@ STREAM_LEAF = GroupOffload(granularity="leaf", stream=True)
 class Restriction:
     """Limits on what is considered; None leaves a choice free. `placements` are kinds ("resident",
     "group_offload", …) of the denoiser; `plain_compilation` leaves out every kind of compilation
-    that departs from Inductor's defaults."""
+    that departs from Inductor's defaults; `step_caches` are kinds ("first_block", …)."""
 
     schemes: frozenset[Scheme] | None = None
     text_schemes: frozenset[Scheme] | None = None
@@ -84,6 +93,7 @@ class Restriction:
     vae_tiling: bool | None = None
     channels_last: bool | None = None
     plain_compilation: bool = False
+    step_caches: frozenset[str] | None = None
 
 
 def default_dtype(environment: Environment) -> Dtype:

@@ -80,7 +80,8 @@ class PlanMaker:
     object: rules and estimates are remembered by identity.
 
     `book` holds the rules for this model on this machine; the rest is as in `candidates`, and
-    `rejected` are the plans that stand for values which no plan can use.
+    `rejected` are the plans that stand for values which no plan can use. `step_caches` are those
+    that the best of the plans may be tried with.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PlanMaker:
         self._on_gpu = environment.hardware.device == "cuda"
         self._shared: dict[ComponentPlan, ComponentPlan] = {}
         self.rejected = self._axes.rejected
+        self.step_caches = self._axes.step_caches
 
     def plans(
         self,

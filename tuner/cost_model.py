@@ -26,6 +26,7 @@ from registry.workload import Shape, Workload
 from tuner.activities import profile_for
 from tuner.block_sums import SOURCE, BlockSums, outside_blocks, siblings
 from tuner.blocks import WeightTable
+from tuner.candidate import uncached_estimate
 from tuner.corrections import Corrections, learn
 from tuner.footprint import Footprint, footprint
 from tuner.layers import LayerTable
@@ -83,7 +84,8 @@ class CostModel:
 
     def estimate(self, plan: Plan, workload: Workload, steps: int | None = None) -> Estimate:
         """Peak memory over the workload's shapes, and weighted mean times at `steps` (the
-        pipeline's default). Raises `activities.NoProfile` for an inventory without profiles."""
+        pipeline's default). A plan that caches steps is predicted as one that computes them all,
+        and its source says so. Raises `activities.NoProfile` for an inventory without profiles."""
         parts = self.breakdown(plan, workload)
         times = parts.times
         count = self.inventory.default_steps if steps is None else steps
@@ -92,7 +94,7 @@ class CostModel:
         step_s = times.step_s * self.corrections.step_factor(choice, backend)
         summed_s = self._step_by_blocks(plan, choice, workload, times)
         peak_bytes, host_bytes = self._needed(choice, parts.memory)
-        return Estimate(
+        estimate = Estimate(
             peak_vram_bytes=peak_bytes,
             load_peak_vram_bytes=self._corrected(choice, parts.memory.load_peak_bytes, 0),
             host_bytes=host_bytes,
@@ -100,6 +102,7 @@ class CostModel:
             latency_s=times.fixed_s * self.corrections.fixed + count * (summed_s or step_s),
             source=SOURCE if summed_s else self.corrections.source,
         )
+        return uncached_estimate(estimate) if plan.pipeline.step_cache else estimate
 
     def least_bytes(
         self, choice: ComponentPlan, dtype: Dtype, workload: Workload

@@ -14,7 +14,9 @@ from registry.plan import (
     Plan,
     Quantization,
     Scheme,
+    StepCache,
     StreamedBlocks,
+    TaylorSeerCache,
 )
 
 SCHEME_LABELS: dict[Scheme, str] = {
@@ -77,6 +79,21 @@ def _denoiser(pipeline: PipelineOptions, choice: ComponentPlan) -> Iterator[str]
         yield "fused-qkv"
     if choice.channels_last:
         yield "channels-last"
+    if pipeline.step_cache is not None:
+        yield describe_cache(pipeline.step_cache)
+
+
+def describe_cache(cache: StepCache) -> str:
+    """ "cached first-block 0.12", "cached taylorseer every 4"; of a Taylor series what is not the
+    default too."""
+    if isinstance(cache, TaylorSeerCache):
+        words = [f"cached taylorseer every {cache.interval_steps}"]
+        for name, value in (("warmup_steps", "warm-up"), ("order", "order")):
+            own = getattr(cache, name)
+            if own != TaylorSeerCache.model_fields[name].default:
+                words.append(f"{value} {own}")
+        return " ".join(words)
+    return f"cached first-block {cache.threshold:g}"
 
 
 def _component(choice: ComponentPlan) -> Iterator[str]:

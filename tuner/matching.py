@@ -10,6 +10,7 @@ from registry.environment import Environment, Hardware, Runtime
 from registry.record import MatchKind, Objective, Policy, TuningRecord
 from registry.workload import ModelRef, Workload
 from tuner.gate import satisfies
+from tuner.policies import CACHING
 
 MATCH_ORDER: tuple[MatchKind, ...] = ("exact", "architecture", "resolution", "stale", "estimated")
 """From the most to the least that is known. A record that differs in several ways is the last."""
@@ -92,8 +93,12 @@ def device_kind(hardware: Hardware) -> str:
 
 
 def satisfies_policy(record: TuningRecord, policy: Policy) -> bool:
-    """Whether the record's evidence meets the policy. The reference itself meets every one."""
-    return record.plan == record.baseline_plan or satisfies(record.quality, policy)
+    """Whether the record's evidence meets the policy, and what it does is admitted by it. The
+    reference itself meets every one."""
+    if record.plan == record.baseline_plan:
+        return True
+    admitted = record.plan.pipeline.step_cache is None or policy in CACHING
+    return admitted and satisfies(record.quality, policy)
 
 
 def covers(record: TuningRecord, workload: Workload) -> bool:

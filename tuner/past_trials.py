@@ -87,6 +87,8 @@ def _why_not(trial: Trial, *, contaminated: bool) -> str | None:
         return f"failed ({kind})" if trial.failure else kind
     if trial.estimate is None:
         return "not predicted"
+    if trial.plan.pipeline.step_cache is not None:
+        return "caches steps"
     if trial.measurement.contaminated is not None and not contaminated:
         return "contaminated"
     return None if trial.rung in COMPLETE else f"{trial.rung} rung"

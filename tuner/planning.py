@@ -11,14 +11,17 @@ from registry.plan import Plan, Quantization
 from registry.record import Trial
 from tuner.block_sums import BlockSums
 from tuner.candidate import Candidate
+from tuner.choices import STEP_CACHES
 from tuner.corrections import Corrections, learn
 from tuner.cost_model import CostModel
 from tuner.mixing import Mixture, mix
 from tuner.objective import Judge
+from tuner.policies import CACHING
 from tuner.publishing import measured
 from tuner.request import StudyRequest
 from tuner.rules import RuleBook
 from tuner.search import Search
+from tuner.search.parts import Parts, StepCaches
 from tuner.shortage import shortage
 from tuner.space import Survey, baseline_plans, survey
 
@@ -97,7 +100,10 @@ class Planning:
         is told yet."""
         corrections = self.taught_by(baseline)
         reference = self.candidate(baseline.plan, corrections)
-        kept = self.survey(corrections).kept
+        found = self.survey(corrections)
+        kept, rules = found.kept, self.rules
+        ladders = found.step_caches if self.caches_steps else ()
+        caches = StepCaches(ladders, lambda plan: not rules.violations(plan))
         return Search(
             (*kept, *self._known_beside(kept, corrections)) or (reference,),
             objective=self._request.objective,
@@ -108,7 +114,28 @@ class Planning:
             budget_bytes=self._request.budget_bytes,
             exhaustive=self._request.exhaustive,
             first=self._request.first,
+            parts=Parts(step_caches=caches),
         )
+
+    @property
+    def caches_steps(self) -> bool:
+        """Whether the search may try step caches, where rules allow them."""
+        asked = self._request
+        return asked.step_cache and asked.policy in CACHING and not self._is_random
+
+    @property
+    def step_cache_note(self) -> str | None:
+        """Why none was tried, where neither the user's own choice nor a rule says so."""
+        plain = baseline_plans(self._inventory, self._environment)[0]
+        offered = not self.rules.violations(plain.caching_steps(STEP_CACHES[0][0]))
+        asked = self._request
+        if not (offered and self._is_random and asked.step_cache and asked.policy in CACHING):
+            return None
+        return "no step cache was tried: with random weights its gain and damage mean nothing"
+
+    @property
+    def _is_random(self) -> bool:
+        return self._request.model.ref.weights == "random"
 
     def _known_beside(
         self, kept: Sequence[Candidate], corrections: Corrections | None
@@ -116,10 +143,11 @@ class Planning:
         """The best of an earlier search that today's survey would not offer, such as a mixture of
         schemes, where no rule forbids them and they are predicted to fit."""
         offered = {candidate.plan for candidate in kept}
-        for known in self._request.first:
-            if known.plan in offered or self.rules.violations(known.plan):
+        first = dict.fromkeys(known.plan.caching_steps(None) for known in self._request.first)
+        for plan in first:
+            if plan in offered or self.rules.violations(plan):
                 continue
-            candidate = self.candidate(known.plan, corrections)
+            candidate = self.candidate(plan, corrections)
             if candidate.estimate.peak_vram_bytes <= self._request.budget_bytes:
                 yield candidate
 

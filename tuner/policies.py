@@ -52,6 +52,9 @@ SPREAD: Mapping[Metric, float] = {
 """Standard deviation between pictures of one treatment, the largest of the calibration set: a few
 pictures of a trial cannot show less doubt than this."""
 
+CACHING: frozenset[Policy] = frozenset({"balanced", "fast"})
+"""Policies that admit plans which do not compute every step, if their pictures pass."""
+
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"lpips"})
 UNCALIBRATED_METRICS: frozenset[Metric] = frozenset({"sqnr_db", "embedding_sqnr_db"})
 """All that random weights can be held to: their pictures are noise."""

@@ -12,6 +12,7 @@ from registry.record import Measurement, Objective, Policy, TuningRecord
 from registry.workload import Workload
 from tuner import catalog
 from tuner.audit import AuditReport
+from tuner.front import Place
 from tuner.model_spec import ModelSpec
 from tuner.search import Known
 from tuner.space import SPACE_VERSION
@@ -37,6 +38,7 @@ class StudyRequest:
     of the candidates that were dropped unmeasured are tried after the answer is published, within
     `audit_limit_s`; like the time limit it is no part of the question. Nor are `first`, the best
     plans of an earlier search in another environment: they are measured before all others.
+    Without `step_cache` every plan computes every step.
     """
 
     model: ModelSpec
@@ -55,6 +57,7 @@ class StudyRequest:
     audit: int = 0
     audit_limit_s: float | None = None
     first: tuple[Known, ...] = ()
+    step_cache: bool = True
 
     def identity(self, inventory: ModelInventory, environment: Environment) -> str:
         """Equal for the same question on the same machine: such a study is continued. The time
@@ -82,6 +85,7 @@ class StudyRequest:
             "steps": self.steps,
             "prompts": list(self.prompts),
             "seeds": list(self.seeds),
+            **({} if self.step_cache else {"step_cache": False}),
         }
 
 
@@ -90,7 +94,8 @@ class StudyOutcome:
     """How a study ended. `published` are record ids, best first; `best` is the first of them.
     `untried` are one-line labels of what was not measured; `notes` are for people. `hidden_s` of
     starting workers passed while other trials ran, over all runs of the study. `audit` is there
-    where one was asked for. `why_nothing` says how far a study came that published nothing."""
+    where one was asked for. `why_nothing` says how far a study came that published nothing. `front`
+    are the plans that no other beats in speed and quality, the fastest first."""
 
     study_id: str
     published: tuple[str, ...]
@@ -102,3 +107,4 @@ class StudyOutcome:
     hidden_s: float = 0.0
     audit: AuditReport | None = None
     why_nothing: str | None = None
+    front: tuple[Place, ...] = ()

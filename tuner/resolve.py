@@ -120,7 +120,11 @@ def _caveats(proof: Proof) -> Iterator[str]:
         yield "pinned: given before all others until `tuner pin --remove`"
     if not proof.stored.record.quality.calibrated:
         yield "the picture was judged with random weights, by SQNR alone"
-    contaminated = proof.stored.record.measurement.contaminated
+    record = proof.stored.record
+    if record.plan.pipeline.step_cache is not None:
+        steps = record.measurement.shapes[0].steps
+        yield f"it does not compute every step: speed and picture were proved at {steps} steps"
+    contaminated = record.measurement.contaminated
     if contaminated is not None:
         yield f"the figures are not the plan's alone: {contaminated}"
     verification = proof.stored.verification

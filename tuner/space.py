@@ -13,15 +13,15 @@ from registry.plan import AttentionBackend, ComponentPlan, Plan, Quantization
 from registry.record import Estimate
 from registry.workload import Workload
 from tuner.candidate import Candidate
-from tuner.choices import Restriction
-from tuner.combine import baseline_plans, candidates
+from tuner.choices import Ladder, Restriction
+from tuner.combine import PlanMaker, baseline_plans, candidates
 from tuner.cost_model import CostModel, smallest_budget
 from tuner.fill import Filler
 from tuner.labels import describe
 from tuner.rules import RuleBook
 from tuner.units import format_bytes, format_seconds
 
-SPACE_VERSION = 6
+SPACE_VERSION = 7
 """Raised whenever the same model and machine would give other candidates: a study continues only
 in the space it began in."""
 PEAK_TOLERANCE = 1.05
@@ -62,12 +62,14 @@ class Dropped:
 class Survey:
     """`kept` from the fastest predicted to the slowest, those a little over the budget last.
     `smallest_budget_bytes` is what the smallest plan that breaks no rule needs; None for none.
-    `smallest_host_bytes` is the same of host memory, among those within the device's budget."""
+    `smallest_host_bytes` is the same of host memory, among those within the device's budget.
+    `step_caches` are what the best of `kept` may be tried with, from mild to bold by kind."""
 
     kept: tuple[Candidate, ...]
     dropped: tuple[Dropped, ...]
     smallest_budget_bytes: int | None
     smallest_host_bytes: int | None = None
+    step_caches: tuple[Ladder, ...] = ()
 
 
 def survey(
@@ -90,8 +92,8 @@ def survey(
     filler = Filler(inventory, budget_bytes)
     allowed: list[Candidate] = []
     dropped: list[Dropped] = []
-    plans = candidates(inventory, environment, restrict=restrict, workload=workload, mixed=mixed)
-    for plan in plans:
+    maker = PlanMaker(inventory, environment, restrict or Restriction(), workload, book, mixed)
+    for plan in (*maker.plans(), *maker.rejected):
         if broken := book.violations(plan):
             dropped.append(Dropped(plan, "rule", str(broken[0]), broken[0].rule))
         else:
@@ -108,6 +110,7 @@ def survey(
         tuple(dropped),
         smallest_budget(item.estimate for item in allowed),
         min((item.estimate.host_bytes for item in within), default=None),
+        maker.step_caches,
     )
 
 

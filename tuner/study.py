@@ -30,6 +30,7 @@ from tuner.config import Settings
 from tuner.desk import Finished, TrialDesk
 from tuner.detect import Detection
 from tuner.events import BestChanged, Listener, StageStarted, StudyStarted
+from tuner.front import front_of
 from tuner.hub_cache import cached_weights
 from tuner.inventories import counted_inventory
 from tuner.journal import Journal
@@ -242,6 +243,8 @@ class _Study:
         self._status = self._end_status(bool(records))
         if self._desk.request.audit and not records:
             self._journal.note("no audit: nothing was published that dropped plans could beat")
+        if self._planning.step_cache_note is not None:
+            self._journal.note(self._planning.step_cache_note)
         notes = self._journal.notes
         trials = self._registry.trials(self._row.id)
         hidden_s = sum(trial.hidden_s for trial in trials)
@@ -251,6 +254,9 @@ class _Study:
             "notes": list(notes),
             "start_up_hidden_s": hidden_s,
         }
+        digests = [record.plan.digest for record in records]
+        front = front_of(trials, baseline, digests, self._journal.label)
+        self._summary["front"] = [place.as_json() for place in front]
         if self._mixture is not None:
             self._summary["autoquant"] = self._mixture.as_data()
         audits = bool(records and self._desk.request.audit)
@@ -268,6 +274,7 @@ class _Study:
             untried=tuple(f"{label}: {reason}" for label, reason in idle),
             notes=notes,
             why_nothing=None if records else why_nothing(trials, self._desk.request.time_limit_s),
+            front=front,
         )
 
     def _audited(self, outcome: StudyOutcome, search: Search, baseline: Trial) -> StudyOutcome:

@@ -39,6 +39,15 @@ def thresholds() -> None:
 
 
 @command.command()
+def caches() -> None:
+    """Time step caches, and print that beside the verdicts on the held-out set."""
+    from benchmarks.quality.caches import caches_text, speeds
+    from benchmarks.quality.scores import results
+
+    click.echo(caches_text(list(speeds()), results("held-out")))
+
+
+@command.command()
 def plots() -> None:
     """Draw the held-out distributions. Needs the extra [bench]."""
     from benchmarks.quality.plots import plot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from examples.train_tiny.classifier import Classifier, load_classifier, right_an
 from registry.workload import Shape
 from tuner.models import resolve_model
 from tuner.pipeline import apply as engine
+from tuner.pipeline.caching import call_alone
 from tuner.pipeline.reference import (
     Capture,
     Reference,
@@ -67,6 +68,23 @@ def draw(pipe: Any, some: Sequence[Pair], added_to_seed: int = 0) -> RequestTime
         return run_request(pipe, DeviceClock(CPU), {**arguments, **options}, lambda _: None)
 
 
+def draw_each(pipe: Any, some: Sequence[Pair], added_to_seed: int = 0) -> RequestTimes:
+    """As `draw`, in a request a picture where steps are cached: in a batch one decision would be
+    made for all. The times are the last one's."""
+    if not pipe.transformer.is_cache_enabled:
+        return draw(pipe, some, added_to_seed)
+    each = [draw(pipe, [pair], added_to_seed) for pair in some]
+    images = torch.cat([one.images for one in each])
+    parts = zip(*(one.embeddings for one in each), strict=True)
+    return replace(each[-1], images=images, embeddings=tuple(map(_joined, parts)))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Of every picture; positions of the text have no place for a batch, and are all the same."""
+    whole = isinstance(parts[0], torch.Tensor) and parts[0].shape[0] == 1
+    return torch.cat(list(parts)) if whole else parts[0]
+
+
 def write_reference(pipe: Any, some: Sequence[Pair], path: Path) -> RequestTimes:
     capture = Capture(STEPS)
     with capture.watching(pipe.transformer):
@@ -86,7 +104,7 @@ class Judge:
     ) -> list[Found]:
         """One for each pair."""
         steps = [_step_scores(pipe, reference, step) for step in reference.steps()]
-        drawn = draw(pipe, some, added_to_seed)
+        drawn = draw_each(pipe, some, added_to_seed)
         images, wanted = drawn.images.float(), reference.image().float()
         fidelity = self.fidelity(images, some)
         return [
@@ -115,7 +133,7 @@ class Judge:
 def _step_scores(pipe: Any, reference: Reference, step: int) -> list[float | None]:
     args, kwargs = reference.inputs(step, CPU)
     with torch.no_grad():
-        found = first_tensor(pipe.transformer(*args, **kwargs))
+        found = first_tensor(call_alone(pipe.transformer, args, kwargs))
     wanted = reference.output(step, CPU)
     return [_sqnr(*both) for both in zip(wanted, found, strict=True)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from benchmarks.quality.drawing import Judge, draw, load_pipeline
+from benchmarks.quality.drawing import Judge, draw_each, load_pipeline
 from benchmarks.quality.pairs import Pair, pairs
 from benchmarks.quality.treatments import TREATMENTS
 from examples.train_tiny.pictures import save_grid
@@ -18,6 +18,7 @@ ROWS = (
     "other_seed",
     "int8_dynamic",
     "float8_weight_only",
+    "taylorseer_4",
     "denoiser_4_bits",
     "block_3_bits",
     "swapped_channels",
@@ -53,5 +54,5 @@ def _drawn(name: str | None, some: Sequence[Pair]) -> torch.Tensor:
     pipe = load_pipeline(treatment.plan)
     added = treatment.added_to_seed if name else 0
     with treatment.planting(pipe, 0):
-        images: torch.Tensor = draw(pipe, some, added).images.float()
+        images: torch.Tensor = draw_each(pipe, some, added).images.float()
     return images.nan_to_num(0.0)

@@ -22,6 +22,7 @@ COLOURS: dict[Kind, str] = {
     "coarse": "#7570b3",
     "lossy": "#e6ab02",
     "harm": "#d95f02",
+    "cached": "#1f78b4",
 }
 CAP_DB = 50.0
 """Drawn there: equal results have no finite ratio."""
@@ -36,7 +37,7 @@ def plot(found: Results, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = [name for name in TREATMENTS if name in found.rows][::-1]
-    figure, panels = plt.subplots(1, 3, figsize=(12, 5), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(12, 7), sharey=True, layout="constrained")
     for panel, metric in zip(panels, CALIBRATED_METRICS, strict=True):
         _panel(panel, found, metric, names)
     panels[0].set_yticks(range(len(names)), names)

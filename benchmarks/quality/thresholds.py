@@ -147,12 +147,15 @@ def rules_text(found: Iterable[Rule]) -> str:
 
 
 def verdicts_text(found: Iterable[Verdicts], results: Results) -> str:
-    """As a table of Markdown: passes under each policy, alone and as plans of four pictures."""
+    """As a table of Markdown: passes under each policy, alone and as plans of four pictures. Step
+    caches have a table of their own (`caches`)."""
     lines = [
         "| treatment | kind | strict | balanced | fast | balanced, as plans | fidelity |",
         "|---|---|---|---|---|---|---|",
     ]
     for item in found:
+        if TREATMENTS[item.treatment].kind == "cached":
+            continue
         alone = " | ".join(f"{count}/{item.pictures}" for count in item.passed_alone)
         shares = results.fidelity(item.treatment)
         lines.append(

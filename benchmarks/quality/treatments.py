@@ -12,16 +12,19 @@ from benchmarks.quality.pairs import OTHER_SEED
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     LayerScheme,
     PipelineOptions,
     Plan,
     Quantization,
+    TaylorSeerCache,
 )
 from tuner.choices import SENSITIVE_PATTERNS, TEXT_SENSITIVE_PATTERNS
 
-Kind = Literal["noise", "fine", "coarse", "lossy", "harm", "yardstick"]
+Kind = Literal["noise", "fine", "coarse", "lossy", "harm", "yardstick", "cached"]
 """`noise` is bf16 by other kernels, `fine` and `coarse` what a good plan does, `lossy` more than
-that, `harm` damage; `yardstick` is no treatment: another seed."""
+that, `harm` damage; `yardstick` is no treatment: another seed. `cached` leaves out steps, and no
+threshold rests on it."""
 
 
 def plan_of(denoiser: ComponentPlan | None = None, **options: Any) -> Plan:
@@ -71,6 +74,18 @@ TREATMENTS: dict[str, Treatment] = {
     "scheduler_shift_1": Treatment("harm", planting=damage.scheduler_shift(1.0)),
     "scheduler_shift_3": Treatment("harm", planting=damage.scheduler_shift(3.0)),
     "text_2_bits": Treatment("harm", planting=damage.text_at_2_bits),
+    **{
+        f"first_block_{value:g}": Treatment(
+            "cached", plan_of(step_cache=FirstBlockCache(threshold=value))
+        )
+        for value in (0.08, 0.12, 0.2, 0.3, 0.5)
+    },
+    **{
+        f"taylorseer_{value}": Treatment(
+            "cached", plan_of(step_cache=TaylorSeerCache(interval_steps=value))
+        )
+        for value in (2, 3, 4, 6, 10)
+    },
 }
 
 

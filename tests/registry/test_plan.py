@@ -58,3 +58,32 @@ def test_the_most_specific_pattern_decides() -> None:
     assert chosen.wanted("blocks.3.attn.to_k") == "int8_dynamic"
     assert chosen.wanted("blocks.3.ff") == "none"
     assert parse_plan(plan.model_dump_json()).digest == plan.digest
+
+
+def with_cache(cache: Any) -> dict[str, Any]:
+    return {"pipeline": {"components": {}, "step_cache": cache}}
+
+
+def test_a_plan_without_a_step_cache_is_what_it_was_before_there_were_any() -> None:
+    plain = parse_plan({"pipeline": {"components": {}}})
+    cached = parse_plan(with_cache({"kind": "first_block", "threshold": 0.12}))
+    assert parse_plan(with_cache(None)).digest == plain.digest != cached.digest
+    assert "step_cache" not in plain.model_dump_json()
+    assert cached.caching_steps(None) == plain
+    assert parse_plan(cached.model_dump_json()) == cached
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {"kind": "first_block", "threshold": 0.0},
+        {"kind": "first_block", "threshold": float("nan")},
+        {"kind": "first_block", "threshold": 0.1, "interval_steps": 3},
+        {"kind": "taylorseer", "interval_steps": 1},
+        {"kind": "taylorseer", "interval_steps": 3, "warmup_steps": 0},
+        {"kind": "mag"},
+    ],
+)
+def test_a_step_cache_that_cannot_be_is_refused(cache: dict[str, Any]) -> None:
+    with pytest.raises(InvalidPlan, match="step_cache"):
+        parse_plan(with_cache(cache))

@@ -95,6 +95,7 @@ def facts_of(job: dict[str, Any]) -> dict[str, Any]:
         "scheme": denoiser.get("quantization", {}).get("scheme", "none"),
         "scope": denoiser.get("compilation", {}).get("scope", "none"),
         "placement": denoiser.get("placement", {}).get("kind", "resident"),
+        "step_cache": (pipeline.get("step_cache") or {}).get("kind"),
         "baseline": job["reference_out"] is not None,
         "artifact": job["artifact_in"] is not None,
         "repeats": job["repeats"],

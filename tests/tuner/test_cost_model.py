@@ -12,6 +12,7 @@ from registry.plan import (
     Compilation,
     ComponentPlan,
     Dtype,
+    FirstBlockCache,
     GroupOffload,
     ModelOffload,
     Placement,
@@ -114,6 +115,15 @@ def test_plans_rank_as_they_were_measured() -> None:
     predicted = [estimate(MEASURED_STEP_MS[name][0]).step_ms for name in names]
     assert predicted == sorted(predicted)
     assert len(set(predicted)) == len(predicted)
+
+
+def test_a_plan_that_caches_steps_is_predicted_as_one_that_does_not_and_says_so() -> None:
+    plain, model = plan(compilation=REGIONAL), CostModel(flux(), hardware())
+    cached = plain.caching_steps(FirstBlockCache(threshold=0.12))
+    expected = model.estimate(plain, ONE_PICTURE)
+    found = model.estimate(cached, ONE_PICTURE)
+    assert found.source == "roofline, every step computed"
+    assert found.model_copy(update={"source": expected.source}) == expected
 
 
 def test_latency_is_steps_and_what_is_around_them() -> None:

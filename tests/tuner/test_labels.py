@@ -5,6 +5,7 @@ import pytest
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     GroupOffload,
     PipelineOptions,
     Plan,
@@ -12,6 +13,7 @@ from registry.plan import (
     ReleaseAfterUse,
     SequentialOffload,
     StreamedBlocks,
+    TaylorSeerCache,
     VaeOptions,
 )
 from tests.tuner.flux import REGIONAL, flux, h200, plan, quantization
@@ -59,6 +61,14 @@ RELEASED = {
         (plan(placement=StreamedBlocks(slots=3)), "bf16 · eager · streamed+0-slots-3"),
         (plan(placement=SequentialOffload()), "bf16 · eager · sequential"),
         (plan(backend="_flash_3"), "bf16 · eager · flash_3 · resident"),
+        (
+            plan(step_cache=FirstBlockCache(threshold=0.12)),
+            "bf16 · eager · resident · cached first-block 0.12",
+        ),
+        (
+            plan(step_cache=TaylorSeerCache(interval_steps=4, order=2)),
+            "bf16 · eager · resident · cached taylorseer every 4 order 2",
+        ),
         (
             plan(vae=VaeOptions(tiling=True, slicing=True), channels_last=True),
             "bf16 · eager · resident · channels-last; vae tiling; vae slicing",

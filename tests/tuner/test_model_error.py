@@ -8,7 +8,7 @@ import pytest
 
 from registry.client import open_registry
 from registry.errors import InvalidInput
-from registry.plan import GroupOffload, Plan
+from registry.plan import FirstBlockCache, GroupOffload, Plan
 from registry.record import (
     Estimate,
     Failure,
@@ -256,11 +256,13 @@ def test_what_says_nothing_of_a_prediction_is_left_out(tmp_path: Path) -> None:
         trial(COMPILED, "pipeline", measurement=None, failure=out_of_memory),
         trial(COMPILED, "pipeline", estimate=None),
         trial(STREAMED, "pipeline", measurement=None, dropped="would need 30 GB"),
+        trial(EAGER.caching_steps(FirstBlockCache(threshold=0.12)), "pipeline"),
     ]
     kept(registry, trials)
     found = past_trials(registry)
     assert found.cases == ()
     assert found.left_out == {
+        "caches steps": 1,
         "contaminated": 1,
         "failed (out of memory)": 1,
         "not predicted": 1,

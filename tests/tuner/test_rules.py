@@ -12,6 +12,7 @@ from registry.inventory import ModelInventory
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     GroupOffload,
     LayerScheme,
     ModelOffload,
@@ -69,7 +70,21 @@ def masked() -> ModelInventory:
     return flux().model_copy(update={"profiles": (changed,)})
 
 
+CACHE = FirstBlockCache(threshold=0.12)
+
 CASES: dict[str, tuple[Plan, Environment, ModelInventory | None]] = {
+    "step-cache-pipeline": (
+        plan(step_cache=CACHE),
+        h200(),
+        flux().model_copy(update={"pipeline_class": "FluxImg2ImgPipeline"}),
+    ),
+    "step-cache-placement": (plan(placement=StreamedBlocks(), step_cache=CACHE), h200(), None),
+    "step-cache-whole": (
+        plan(compilation=Compilation(scope="whole"), step_cache=CACHE),
+        h200(),
+        None,
+    ),
+    "step-cache-graphs": (plan(compilation=GRAPHS, step_cache=CACHE), h200(), None),
     "torchao-missing": (plan("int8_weight_only"), h200(torchao=None), None),
     "float8-dynamic-capability": (plan("float8_dynamic_row"), gpu(8, 6), None),
     "float8-row-bfloat16": (plan("float8_dynamic_row", dtype="float16"), h200(), None),
@@ -526,3 +541,12 @@ def test_fused_joint_attention_is_another_model_or_fails() -> None:
     assert not torch.allclose(run((), fused=True), run((), fused=False), atol=1e-3)
     with pytest.raises(AttributeError):
         run((0,), fused=True)
+
+
+def test_a_book_judges_a_step_cache_beside_each_choice() -> None:
+    """Options of a plan are judged once; with a cache the denoiser decides too."""
+    book = RuleBook(flux(), h200())
+    for compilation, expected in ((EAGER_REGIONAL, ()), (GRAPHS, ("step-cache-graphs",))):
+        chosen = plan(compilation=compilation, step_cache=CACHE)
+        assert tuple(item.rule for item in book.violations(chosen)) == expected
+        assert not book.violations(chosen.caching_steps(None))

@@ -22,7 +22,7 @@ from tests.tuner.flux import (
     shipped,
     with_component,
 )
-from tuner.choices import SCHEMES, default_dtype, denoiser_quantizations
+from tuner.choices import SCHEMES, STEP_CACHES, default_dtype, denoiser_quantizations
 from tuner.cost_model import CostModel
 from tuner.labels import describe
 from tuner.layers import quantized_layers
@@ -483,3 +483,20 @@ def test_odd_layers_do_not_stop_a_survey() -> None:
     odd = LinearLayer(name="odd", in_features=4096, out_features=1001, bias=False)
     inventory = with_component(flux(), "transformer", linears=(*flux().denoiser.linears, odd))
     assert look(80, inventory=inventory).kept
+
+
+def test_step_caches_stand_beside_the_plans_and_are_crossed_with_none() -> None:
+    found = plain(80)
+    assert found.step_caches == STEP_CACHES
+    plans = [*(item.plan for item in found.kept), *(item.plan for item in found.dropped)]
+    assert not any(plan.pipeline.step_cache for plan in plans)
+    wish = Restriction(schemes=frozenset({"none"}), step_caches=frozenset({"taylorseer"}))
+    assert look(80, restrict=wish).step_caches == STEP_CACHES[1:]
+
+
+def test_where_no_step_cache_works_each_kind_is_dropped_once_with_its_reason() -> None:
+    other = flux().model_copy(update={"pipeline_class": "StableDiffusion3Pipeline"})
+    found = look(80, inventory=other, restrict=Restriction(schemes=frozenset({"none"})))
+    assert found.step_caches == ()
+    caches = [item for item in found.dropped if item.plan.pipeline.step_cache]
+    assert [item.rule for item in caches] == ["step-cache-pipeline"] * len(STEP_CACHES)

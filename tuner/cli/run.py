@@ -53,6 +53,13 @@ MAX_SEED = 2**63 - 1
     type=DURATION,
     help="End the audit by then, counted from its own start.  [default: none]",
 )
+@click.option(
+    "--step-cache/--no-step-cache",
+    default=True,
+    show_default=True,
+    help="Also try plans that do not compute every denoising step, where the policy admits them "
+    "and weights are trained.",
+)
 @click.option("--share", is_flag=True, help="Tune beside other processes; the figures are marked.")
 @click.option(
     "--prompt", "prompts", multiple=True, help="Prompt to compare pictures on; repeatable."

@@ -74,14 +74,15 @@ def print_found(registry: Registry, found: StoredRecord | StudyRow, *, verbose: 
         summary, figures = records.record_summary(found), records.comparison(found.record)
         print_rich(summary, figures, records.shapes_table(found.record.measurement))
     else:
-        from tuner.report import audits, layers, studies
+        from tuner.report import audits, fronts, layers, studies
 
         trials = registry.trials(found.id)
         table = studies.trials_table(trials, verbose=verbose)
         print_rich(studies.study_summary(found, trials), table)
-        decided = layers.layers_table(found.summary or {})
-        print_rich(*(() if decided is None else (decided,)))
-        audit = (found.summary or {}).get("audit")
+        concluded = found.summary or {}
+        tables = (fronts.front_table(concluded), layers.layers_table(concluded))
+        print_rich(*(made for made in tables if made is not None))
+        audit = concluded.get("audit")
         print_rich(*(audits.audit_parts(audit) if audit else ()))
 
 

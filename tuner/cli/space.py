@@ -131,6 +131,7 @@ def _data(found: Survey, inventory: ModelInventory) -> dict[str, Any]:
 
     return {
         "smallest_budget_bytes": found.smallest_budget_bytes,
+        "step_caches": [plain(cache) for ladder in found.step_caches for cache in ladder],
         "candidates": [candidate(item) for item in found.kept],
         "dropped": [candidate(item) for item in found.dropped],
     }
@@ -149,6 +150,8 @@ def _print(found: Survey, inventory: ModelInventory, *, every: bool) -> None:
             candidates.kept_table(found, inventory),
             candidates.dropped_table(found.dropped, inventory),
         )
+    for line in candidates.step_cache_lines(found):
+        click.echo(line)
     if found.smallest_budget_bytes is not None:
         smallest = format_bytes(found.smallest_budget_bytes)
         click.echo(f"The smallest budget that is predicted to hold any plan: {smallest}.")

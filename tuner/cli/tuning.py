@@ -54,6 +54,7 @@ class RunOptions:
     time_limit_s: float | None
     audit: int
     audit_limit_s: float | None
+    step_cache: bool
     share: bool
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -103,6 +104,7 @@ def requests_of(options: RunOptions, spec: ModelSpec) -> Iterator[StudyRequest]:
             keep_logs=options.keep_logs,
             audit=options.audit,
             audit_limit_s=options.audit_limit_s,
+            step_cache=options.step_cache,
         )
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from registry.errors import InvalidPlan
 from registry.inventory import ModelInventory
-from registry.plan import Compilation, Plan, ProcessOptions
+from registry.plan import Compilation, Plan, ProcessOptions, TaylorSeerCache
 from tuner.export.source import ARGUMENT_ROOM, Part, call, component, enclosed, literal, module_of
 
 DENOISER_NAME = re.compile(r"(transformer|unet)(_\d+)?")
@@ -70,9 +70,10 @@ def channels_last(plan: Plan) -> Part:
     return Part(tuple(f"{component(name)}.{method}" for name in chosen))
 
 
-def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
+def compilation(plan: Plan, inventory: ModelInventory | None, *, fuses_norm_rope: bool) -> Part:
     """torch.compile, in place, of what the engine prepares for it. Nothing is traced before the
     first call. `fuses_norm_rope`: on a GPU, for FLUX's attention."""
+    cached = denoisers(plan, inventory) if plan.pipeline.step_cache is not None else ()
     plans = {name: item.compilation for name, item in plan.pipeline.components.items()}
     compiled = {name: item for name, item in plans.items() if item.scope != "none"}
     recorded = [name for name, item in plans.items() if item.cuda_graph]
@@ -85,7 +86,10 @@ def compilation(plan: Plan, *, fuses_norm_rope: bool) -> Part:
     lines = (
         line
         for name, item in compiled.items()
-        for line in (*(one.format(component(name)) for one in prepare), _compile(name, item))
+        for line in (
+            *(one.format(component(name)) for one in prepare),
+            _compile_forwards(name, item) if name in cached else _compile(name, item),
+        )
     )
     graphs = _recorded(recorded)
     return Part(
@@ -108,6 +112,15 @@ def _engine(file: str) -> str:
 
 
 def _compile(name: str, plan: Compilation) -> str:
+    method = "compile_repeated_blocks" if plan.scope == "regional" else "compile"
+    return call(f"{component(name)}.{method}", **_arguments(plan))
+
+
+def _compile_forwards(name: str, plan: Compilation) -> str:
+    return call("compile_forwards", component(name), **_arguments(plan))
+
+
+def _arguments(plan: Compilation) -> dict[str, str]:
     keywords: dict[str, str] = {}
     if plan.fullgraph:
         keywords["fullgraph"] = "True"
@@ -119,8 +132,31 @@ def _compile(name: str, plan: Compilation) -> str:
         keywords["options"] = enclosed("{", every, "}", room=ARGUMENT_ROOM)
     elif plan.mode != "default":
         keywords["mode"] = literal(plan.mode)
-    method = "compile_repeated_blocks" if plan.scope == "regional" else "compile"
-    return call(f"{component(name)}.{method}", **keywords)
+    return keywords
+
+
+def step_cache(plan: Plan, inventory: ModelInventory | None) -> Part:
+    """The denoiser's step cache, around what is compiled."""
+    cache = plan.pipeline.step_cache
+    if cache is None:
+        return Part()
+    if isinstance(cache, TaylorSeerCache):
+        name = "TaylorSeerCacheConfig"
+        config = {
+            "cache_interval": literal(cache.interval_steps),
+            "disable_cache_before_step": literal(cache.warmup_steps),
+            "max_order": literal(cache.order),
+            "taylor_factors_dtype": f"torch.{plan.pipeline.dtype}",
+            "use_lite_mode": "True",
+        }
+    else:
+        name, config = "FirstBlockCacheConfig", {"threshold": literal(cache.threshold)}
+    own = module_of(_engine("step_cache.py"))
+    made = call(f"step_cache = {name}", **config)
+    laid = (
+        f"cache_steps(pipe, {component(one)}, step_cache)" for one in denoisers(plan, inventory)
+    )
+    return replace(own, lines=(made, *laid), imports=(*own.imports, ("diffusers", name)))
 
 
 def vae(plan: Plan) -> Part:

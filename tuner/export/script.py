@@ -11,7 +11,14 @@ from registry.inventory import ModelInventory
 from registry.plan import Plan
 from registry.workload import Shape
 from tuner import catalog
-from tuner.export.options import attention, channels_last, compilation, settings, vae
+from tuner.export.options import (
+    attention,
+    channels_last,
+    compilation,
+    settings,
+    step_cache,
+    vae,
+)
 from tuner.export.placement import placement
 from tuner.export.request import load, request, save, takes_folder
 from tuner.export.source import assemble, prose
@@ -54,7 +61,8 @@ def diffusers_script(
         attention(plan, inventory),
         channels_last(plan),
         placement(plan, inventory),
-        compilation(plan, fuses_norm_rope=device == "cuda" and "Flux" in pipeline_class),
+        compilation(plan, inventory, fuses_norm_rope=device == "cuda" and "Flux" in pipeline_class),
+        step_cache(plan, inventory),
         vae(plan),
         request(plan, shape, prompt, steps),
         save(shape, argument=2 if takes_folder(model) else 1),

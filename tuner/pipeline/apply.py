@@ -1,8 +1,8 @@
 """A plan becomes a pipeline. The same code runs when a plan is measured and when an app uses it.
 
 Order (engine version 2): fuse QKV; give each layer its weights, quantized, in turn; attention
-backend; memory format; placement; compilation, for which GELUs lose their tanh; CUDA graphs; VAE
-options; text padding.
+backend; memory format; placement; compilation, for which GELUs lose their tanh; CUDA graphs; step
+cache; VAE options; text padding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from registry.errors import PlanConflict
 from registry.plan import Compilation, Plan
 from tuner.model_spec import ModelSpec
 from tuner.pipeline.attention import set_attention
+from tuner.pipeline.caching import cacheable, enable_step_cache
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
 from tuner.pipeline.compile import compile_component
 from tuner.pipeline.dtypes import DTYPES, cast
@@ -146,8 +147,10 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
         if options.component(name).channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     place(pipe, options, device, modules)
+    cached = cacheable(modules) if options.step_cache is not None else ()
     for name, module in modules.items():
-        _compile(name, module, options.component(name).compilation, device)
+        _compile(name, module, options.component(name).compilation, device, cached=name in cached)
+    enable_step_cache(pipe, options, modules)
     if options.vae.tiling:
         pipe.vae.enable_tiling()
     if options.vae.slicing:
@@ -156,8 +159,10 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
         _pad_text(pipe, options.text_tokens)
 
 
-def _compile(name: str, module: nn.Module, plan: Compilation, device: torch.device) -> None:
-    compile_component(name, module, plan, device)
+def _compile(
+    name: str, module: nn.Module, plan: Compilation, device: torch.device, *, cached: bool
+) -> None:
+    compile_component(name, module, plan, device, cached=cached)
     if plan.cuda_graph:
         record(module, device)
 

@@ -13,6 +13,7 @@ from torch import nn
 from registry.errors import InvalidPlan
 from registry.plan import ComponentPlan, Plan, StreamedBlocks
 from tuner.pipeline.attention import why_no_attention
+from tuner.pipeline.caching import step_cache_problems
 from tuner.pipeline.dtypes import DTYPES
 from tuner.pipeline.fuse import is_fused
 from tuner.pipeline.graphs import RecordedForward
@@ -34,6 +35,7 @@ def check_plan(plan: Plan, pipe: Any, modules: Mapping[str, nn.Module], device: 
         *_placement_problems(plan, modules, device),
         *_attention_problems(plan, modules, device),
         *_pipeline_problems(plan, pipe),
+        *step_cache_problems(plan, pipe, modules),
     ]
     for name, component in plan.pipeline.components.items():
         problems += _component_problems(name, modules[name], component, device)

@@ -10,12 +10,14 @@ from torch import nn
 from registry.errors import InvalidPlan
 from registry.plan import Compilation
 from tuner.pipeline.gelu import without_tanh
+from tuner.pipeline.step_cache import compile_forwards
 
 
 def compile_component(
-    name: str, module: nn.Module, plan: Compilation, device: torch.device
+    name: str, module: nn.Module, plan: Compilation, device: torch.device, *, cached: bool = False
 ) -> None:
     """Compile in place, so that names and hooks stay. Nothing is traced before the first call.
+    `cached`: a step cache will be laid around each block, and so around compiled code.
 
     Raises InvalidPlan where the component has no repeated blocks to compile.
     """
@@ -31,7 +33,10 @@ def compile_component(
             f"component {name!r} ({type(module).__name__}) names no repeated blocks:"
             " compile it whole or not at all"
         )
-    module.compile_repeated_blocks(**arguments)  # type: ignore[operator]
+    if cached:
+        compile_forwards(module, **arguments)
+    else:
+        module.compile_repeated_blocks(**arguments)  # type: ignore[operator]
 
 
 def compile_block(block: nn.Module, plan: Compilation, device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 
 from registry.record import ShapeMeasurement
 from registry.workload import Shape
@@ -86,6 +86,8 @@ def _summary(
     requests: Requests, shape: Shape, first: RequestTimes, times: Sequence[RequestTimes]
 ) -> ShapeMeasurement:
     gaps = [gap for item in times for gap in item.step_ms]
+    if requests.caches_steps:
+        gaps = [fmean(item.step_ms) for item in times if item.step_ms]
     if not gaps:
         gaps = [_steps_of(requests, shape, first, WARM_STEPS).step_ms]
     step_ms, spread = median_and_mad(gaps)

@@ -51,6 +51,7 @@ def _text_tokens(pipe: Any, shape: Shape) -> int:
 
 class Requests:
     """A trial's requests: its shapes, its prompts and seeds side by side, its steps.
+    `caches_steps`: some steps of a request are not computed, so that they take unequally long.
 
     `more_pairs` are the same prompts with other seeds, for trained weights: the reference draws
     them as the yardstick of how much a seed matters, a plan while its verdict is open.
@@ -59,6 +60,7 @@ class Requests:
     def __init__(self, job: TrialJob, pipe: Any, clock: DeviceClock, report: Report) -> None:
         self.shapes = job.workload.shapes
         self.steps = job.steps or _default_steps(job, pipe)
+        self.caches_steps = job.plan.pipeline.step_cache is not None
         self.pairs = _pairs(job)
         is_trained = job.model.ref.weights == "pretrained"
         self.more_pairs = [(text, seed + OTHER_SEED) for text, seed in self.pairs if is_trained]

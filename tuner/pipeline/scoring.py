@@ -10,6 +10,7 @@ from torch import nn
 
 from registry.record import QualityScore
 from registry.workload import Shape
+from tuner.pipeline.caching import call_alone
 from tuner.pipeline.perceptual import CannotScoreError, lpips
 from tuner.pipeline.reference import Reference, first_tensor
 from tuner.policies import Metric
@@ -52,12 +53,13 @@ class Scorer:
         self.not_computed: dict[str, str] = {}
 
     def trajectory(self, denoiser: nn.Module, device: torch.device) -> list[QualityScore]:
-        """One denoiser call at each kept step, on the reference's own inputs."""
+        """One denoiser call at each kept step, on the reference's own inputs. A step cache has
+        nothing to reuse in it: what that does shows in pictures."""
         scores = []
         for step in self._reference.steps():
             args, kwargs = self._reference.inputs(step, device)
             with torch.no_grad():
-                found = first_tensor(denoiser(*args, **kwargs))
+                found = first_tensor(call_alone(denoiser, args, kwargs))
             value = sqnr_db(self._reference.output(step, device), found)
             scores.append(self._score("sqnr_db", value, step))
         return scores

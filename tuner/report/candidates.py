@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from registry.inventory import ModelInventory
-from tuner.labels import describe
+from tuner.labels import describe, describe_cache
 from tuner.report.tables import table
 from tuner.space import Candidate, Dropped, Survey
 from tuner.units import format_bytes, format_seconds
@@ -93,6 +93,16 @@ def every_kept_table(survey: Survey, inventory: ModelInventory) -> Table:
     )
     title = f"{len(survey.kept)} candidates, predicted"
     return table("Plan", ">Step", ">Request", ">Peak", ">Host", title=title, rows=rows)
+
+
+def step_cache_lines(survey: Survey) -> Iterator[str]:
+    """What the best plan may be tried with beside them; a line for each kind."""
+    for ladder in survey.step_caches:
+        first, last = describe_cache(ladder[0]), describe_cache(ladder[-1])
+        yield (
+            f"With trained weights the best of them is also tried {first} to {last} "
+            f"({len(ladder)} of them), if the policy is not strict."
+        )
 
 
 def dropped_table(dropped: Sequence[Dropped], inventory: ModelInventory) -> Table:

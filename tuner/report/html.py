@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from registry.record import Trial
 from tuner.labels import describe
+from tuner.report import fronts
 from tuner.report.layers import HEADER, layer_rows
 from tuner.report.plot import Line, Point, scatter
 from tuner.report.text import mark, outcome, predicted_step
@@ -39,6 +40,7 @@ def study_page(study: StudyRow, trials: Sequence[Trial]) -> str:
         facts_table(_facts(study, trials)),
         "<h2>Speed against memory</h2>",
         plot(trials, _budget(study.request)),
+        *front_html(study.summary or {}),
         "<h2>Trials</h2>",
         trials_html(trials),
         *layers_html(study.summary or {}),
@@ -50,13 +52,22 @@ def study_page(study: StudyRow, trials: Sequence[Trial]) -> str:
 
 def layers_html(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """What autoquant decided, if it did."""
-    rows = [
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in layer_rows(summary)
-    ]
-    header = "".join(f"<th>{name}</th>" for name in HEADER)
-    made = f"<table><thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return ("<h2>Layer by layer</h2>", made) if rows else ()
+    return _section("Layer by layer", HEADER, layer_rows(summary))
+
+
+def front_html(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """The plans that no other beats in speed and quality, where there are several."""
+    return _section(fronts.TITLE, fronts.HEADER, fronts.front_rows(summary))
+
+
+def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """A heading and a table; nothing without rows."""
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    names = "".join(f"<th>{name}</th>" for name in header)
+    made = f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+    return (f"<h2>{title}</h2>", made) if body else ()
 
 
 def _facts(study: StudyRow, trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from registry.digest import short
 from registry.record import TuningRecord
 from tuner.labels import describe
 from tuner.report.audits import audit_parts
+from tuner.report.fronts import SUMMARY_KEY, front_table
 from tuner.report.records import comparison, quality_text, speedup_text
 from tuner.report.tables import facts
 from tuner.request import StudyOutcome
@@ -31,6 +32,7 @@ def as_data(outcome: StudyOutcome) -> dict[str, Any]:
         "baseline": outcome.baseline and outcome.baseline.model_dump(mode="json"),
         "trials": outcome.trials,
         "start_up_hidden_s": outcome.hidden_s,
+        "front": [place.as_json() for place in outcome.front],
         "untried": list(outcome.untried),
         "notes": list(outcome.notes),
         "why_nothing": outcome.why_nothing,
@@ -44,6 +46,8 @@ def parts(outcome: StudyOutcome) -> Iterator[RenderableType]:
         yield Text(f"Nothing could be proved: {outcome.why_nothing or 'no trial ran'}.", "yellow")
     else:
         yield from _winner(outcome.best, outcome)
+    front = front_table({SUMMARY_KEY: [place.as_json() for place in outcome.front]})
+    yield from (() if front is None else (front,))
     yield from (Text(f"note: {note}") for note in outcome.notes)
     yield from _untried(outcome.untried)
     if outcome.audit is not None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from registry.digest import short
 from registry.record import Measurement, Quality, TuningRecord
 from registry.records import family
+from tuner.front import closeness
 from tuner.labels import describe
 from tuner.matching import environment_differences
 from tuner.report.tables import facts, table
@@ -166,6 +167,7 @@ def history_table(stored: Sequence[StoredRecord]) -> Table:
             describe(item.record.plan),
             figures(item.record.measurement),
             f"{item.record.speedup:.2f}×",
+            nearness_text(item.record.quality),
             *((change,) if has_changes else ()),
         )
         for item, change in zip(stored, changes, strict=True)
@@ -180,9 +182,16 @@ def history_table(stored: Sequence[StoredRecord]) -> Table:
         "Plan",
         "Measured",
         ">Speed-up",
+        ">Picture",
         *(("Since other versions",) if has_changes else ()),
         rows=rows,
     )
+
+
+def nearness_text(quality: Quality) -> str:
+    """ "38 dB", how near to the reference's pictures; "–" for what was not scored."""
+    found = closeness(quality)
+    return "–" if found is None else f"{found[1]:.0f} dB"
 
 
 def change_of_versions(item: StoredRecord, older: Iterable[StoredRecord]) -> str:

@@ -10,7 +10,7 @@ from rich.table import Table
 from registry.digest import short
 from registry.record import Trial
 from tuner.labels import describe
-from tuner.report.layers import SUMMARY_KEY
+from tuner.report import fronts, layers
 from tuner.report.tables import facts, table
 from tuner.report.text import mark, outcome, predicted_step
 from tuner.units import format_seconds
@@ -18,7 +18,7 @@ from tuner.units import format_seconds
 if TYPE_CHECKING:
     from registry.studies import StudyRow
 
-OWN_TABLES = ("audit", SUMMARY_KEY)
+OWN_TABLES = ("audit", fronts.SUMMARY_KEY, layers.SUMMARY_KEY)
 """Parts of a summary that have tables of their own."""
 
 

@@ -10,7 +10,7 @@ from registry.environment import Environment
 from registry.inventory import ComponentInventory, ModelInventory
 from registry.plan import ComponentPlan, Dtype, Plan
 from tuner.layers import LayerTable
-from tuner.rules import attention, compilation, pipeline, placement, quantization
+from tuner.rules import attention, compilation, pipeline, placement, quantization, step_cache
 from tuner.rules.base import (
     ComponentSubject,
     Kind,
@@ -26,7 +26,11 @@ COMPONENT_RULES: tuple[Rule[ComponentSubject], ...] = (
     *placement.RULES,
     *pipeline.COMPONENT_RULES,
 )
-PLAN_RULES: tuple[Rule[PlanSubject], ...] = (*pipeline.RULES, *attention.RULES)
+PLAN_RULES: tuple[Rule[PlanSubject], ...] = (
+    *pipeline.RULES,
+    *attention.RULES,
+    *step_cache.RULES,
+)
 RULES: tuple[Rule[ComponentSubject] | Rule[PlanSubject], ...] = (*PLAN_RULES, *COMPONENT_RULES)
 """Every rule, in the order in which a plan is judged."""
 
@@ -76,17 +80,22 @@ class RuleBook:
         return found
 
     def _plan(self, plan: Plan) -> tuple[Violation, ...]:
-        """Rules on the whole plan look at these options and at the components' names only."""
+        """Rules on the whole plan look at these options and at the components' names only; those
+        of step caches at the denoiser too."""
         options = plan.pipeline
+        if options.step_cache is not None:
+            return self._broken(plan)
         key = (
             *(options.dtype, options.attention_backend, options.fuse_qkv, options.text_tokens),
             *(options.vae.tiling, options.vae.slicing, *options.components),
         )
         if key not in self._options:
-            subject = PlanSubject(self._inventory, plan, self._environment)
-            broken = (rule for rule in self._plan_rules if rule.broken_by(subject))
-            self._options[key] = tuple(violation(rule) for rule in broken)
+            self._options[key] = self._broken(plan)
         return self._options[key]
+
+    def _broken(self, plan: Plan) -> tuple[Violation, ...]:
+        subject = PlanSubject(self._inventory, plan, self._environment)
+        return tuple(violation(rule) for rule in self._plan_rules if rule.broken_by(subject))
 
     def of_component(self, name: str, choice: ComponentPlan, dtype: Dtype) -> tuple[Violation, ...]:
         """The rules that one component's choice breaks by itself, whatever the plan around it."""

@@ -31,8 +31,8 @@ class Entry:
     choices, and the pairs of them that a trial also tries.
 
     Plans of one `denoiser` have one step time. Plans of one `picture` or `denoiser_picture` make
-    the same picture but for rounding; both are None where nothing is quantized. Plans of one
-    `rounding` have the same kernels around their quantized layers.
+    the same picture but for rounding; both are None where nothing is quantized or cached. Plans of
+    one `rounding` have the same kernels around their quantized layers.
     """
 
     plan: Plan
@@ -48,6 +48,11 @@ class Entry:
     complexity: int
     estimated_s: float
     over_budget: bool
+
+    @property
+    def caches_steps(self) -> bool:
+        """Whether step times say nothing of its requests: whole ones must be timed."""
+        return self.plan.pipeline.step_cache is not None
 
     @property
     def order(self) -> tuple[bool, int, int, str]:

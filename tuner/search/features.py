@@ -55,12 +55,12 @@ def denoiser_signature(plan: Plan, denoiser: str) -> str:
 
 
 def denoiser_picture(plan: Plan, denoiser: str) -> str | None:
-    """Equal for plans whose quantized denoiser computes the same but for rounding by kernels;
-    None where it is not quantized."""
-    quantization = plan.pipeline.component(denoiser).quantization
-    if quantization.scheme == "none":
+    """Equal for plans whose quantized or cached denoiser computes the same but for rounding by
+    kernels; None where it is neither."""
+    quantization, cache = plan.pipeline.component(denoiser).quantization, plan.pipeline.step_cache
+    if quantization.scheme == "none" and cache is None:
         return None
-    return f"{plan.pipeline.dtype} {quantization!r}"
+    return "".join([f"{plan.pipeline.dtype} {quantization!r}", *_cached(plan.pipeline)])
 
 
 def rounding(plan: Plan, denoiser: str) -> str:
@@ -74,16 +74,21 @@ def rounding(plan: Plan, denoiser: str) -> str:
 
 
 def picture(plan: Plan) -> str | None:
-    """Equal for quantized plans that make the same picture but for rounding by kernels; None for
-    a plan that quantizes nothing."""
+    """Equal for quantized or cached plans that make the same picture but for rounding by kernels;
+    None for a plan that quantizes and caches nothing."""
     quantized = [
         f"{name} {component.quantization!r}"
         for name, component in plan.pipeline.components.items()
         if component.quantization.scheme != "none"
     ]
-    if not quantized:
+    lossy = [*quantized, *_cached(plan.pipeline)]
+    if not lossy:
         return None
-    return "|".join([plan.pipeline.dtype, str(plan.pipeline.text_tokens), *quantized])
+    return "|".join([plan.pipeline.dtype, str(plan.pipeline.text_tokens), *lossy])
+
+
+def _cached(pipeline: PipelineOptions) -> list[str]:
+    return [] if pipeline.step_cache is None else [repr(pipeline.step_cache)]
 
 
 def placements(plan: Plan) -> str:
@@ -139,6 +144,7 @@ def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:
         "dtype": pipeline.dtype,
         "text_tokens": pipeline.text_tokens,
         "process": repr(plan.process),
+        "step_cache": pipeline.step_cache and repr(pipeline.step_cache),
     }
     return frozenset(f"{axis}={value}" for axis, value in chosen.items())
 

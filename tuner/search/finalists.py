@@ -28,10 +28,12 @@ def is_no_larger(memory: PeakMemory, *, than: PeakMemory) -> bool:
 
 
 def uncovered(view: Prospects, entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """Of the entries, best score first, each that none before it covers."""
+    """Of the entries, best score first, each that none before it covers. A plan that computes every
+    step is covered by no other than such: its picture is nearer to the model's own."""
     kept: list[tuple[Entry, Vector]] = []
     for entry, vector in ranked(view, entries):
-        if not any(covered(vector, other) for _, other in kept):
+        like = [other for rival, other in kept if entry.caches_steps or not rival.caches_steps]
+        if not any(covered(vector, other) for other in like):
             kept.append((entry, vector))
     return tuple(entry for entry, _ in kept)
 

@@ -6,19 +6,23 @@ study that was killed goes on by telling them again, in any order.
 The way of a run: what an earlier search found best, where there was one; a few denoiser trials
 that differ in what matters; the leader through the pipeline rung, so that something is proved
 early; more denoiser trials while one can still win; the new leader, if it changed; replay of the
-best; then other finalists that no plan dominates, and those too near the best to be told from it by
-trials at other times. Time too short for a sure proof is spent on an unsure one.
+best; the same plan with step caches, where any may be tried, from mild to bold while pictures pass,
+and replay of the best of those; then other finalists that no plan dominates, and those too near the
+best to be told from it by trials at other times. Time too short for a sure proof is spent on an
+unsure one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from registry.plan import Plan
+from registry.plan import Plan, StepCache
 from registry.record import Measurement, Objective, Trial
 from registry.workload import Workload
-from tuner.candidate import Candidate
+from tuner.candidate import Candidate, uncached_estimate
 from tuner.objective import Judge
+from tuner.search.caching import Caching
 from tuner.search.entry import Entry, make_entry
 from tuner.search.finalists import is_no_larger, uncovered
 from tuner.search.ledger import Ledger
@@ -32,7 +36,8 @@ class Search:
     """One study's search. `steps` is the number of denoising steps of a request, `denoiser` its
     component's name, `reference` the baseline, whose trial at the pipeline rung needs no verdict.
     `first` are the plans that an earlier search of the same question found best, the best first;
-    those that are no candidates are left out. `parts` are all of them but for a benchmark.
+    those that are no candidates are left out, and of step caches it is known where to begin.
+    `parts` are all of them but for a benchmark.
 
     Raises ValueError where there is no candidate at all.
     """
@@ -61,23 +66,29 @@ class Search:
             for digest, candidate in distinct.items()
         ]
         self._entries = tuple(sorted(entries, key=lambda entry: entry.order))
-        self._judge = judge
+        self._judge, self._denoiser = judge, denoiser
         self._reference = reference.plan.digest if reference else None
         self._budget_bytes = budget_bytes
         self._parts = parts
         self._stages = parts.stages or (EXHAUSTIVE if exhaustive else ANYTIME)
-        self._first = tuple(first)
+        self._first = [replace(item, plan=item.plan.caching_steps(None)) for item in first]
+        caches = (item.plan.pipeline.step_cache for item in first)
+        known_caches = frozenset(cache for cache in caches if cache is not None)
+        self._caching = Caching(parts.step_caches.ladders, self._variant, known_caches)
         self._ledger = Ledger()
         self._latest: Prospects | None = None
 
     def tell(self, trial: Trial) -> None:
         """Take a finished trial into account. Telling one twice changes nothing."""
+        self._admit(trial.plan)
         self._ledger.add(trial)
         self._latest = None
 
     def ask(self, remaining_s: float | None = None) -> Proposal | None:
         """The next trial, or None when the search is over. `remaining_s` None: no time limit."""
-        stages = Stages(self._view, self._ledger, self._first, by_time=self._parts.by_time)
+        stages = Stages(
+            self._view, self._ledger, self._first, self._caching, by_time=self._parts.by_time
+        )
         for name in self._stages:
             proposal: Proposal | None = getattr(stages, name)(remaining_s)
             if proposal is not None:
@@ -116,12 +127,33 @@ class Search:
         if champion is None or not view.replayed(champion):
             return ()
         rivals = [e for e in self._entries if view.passed(e) and e is not champion]
+        if champion.caches_steps:
+            rivals = [entry for entry in rivals if not entry.caches_steps]
         return tuple(entry.plan for entry in rivals if view.in_doubt(champion, entry))
 
     def untried(self) -> tuple[Untried, ...]:
         """Candidates that nothing ran of, each with its reason, best estimate first."""
         idle = [entry for entry in self._entries if not self._ledger.tried(entry.digest)]
         return tuple(Untried(e.plan, e.estimate, *self._why_untried(e)) for e in idle)
+
+    def _admit(self, plan: Plan) -> None:
+        """A plan with a step cache becomes a candidate as it is tried."""
+        cache = plan.pipeline.step_cache
+        if cache is None or any(entry.plan == plan for entry in self._entries):
+            return
+        plain = plan.caching_steps(None)
+        base = next((entry for entry in self._entries if entry.plan == plain), None)
+        entry = None if base is None else self._variant(base, cache)
+        if entry is not None:
+            self._entries = (*self._entries, entry)
+
+    def _variant(self, base: Entry, cache: StepCache) -> Entry | None:
+        """A plan with a step cache; None where rules forbid it."""
+        plan = base.plan.caching_steps(cache)
+        if not self._parts.step_caches.allowed(plan):
+            return None
+        candidate = Candidate(plan, uncached_estimate(base.estimate))
+        return make_entry(candidate, plan.digest, self._judge, self._denoiser, self._budget_bytes)
 
     @property
     def _view(self) -> Prospects:

@@ -47,14 +47,18 @@ class Prospects:
         self.reference = reference
         self._budget_bytes, self._parts = budget_bytes, parts
         self._by_digest = {entry.digest: entry for entry in entries}
-        self._common = frozenset.intersection(*(entry.denoiser_choices for entry in entries))
+        plain = [entry.denoiser_choices for entry in entries if not entry.caches_steps]
+        self._common = frozenset.intersection(*plain)
         self._predictions: dict[str, Prediction] = {}
         self.setbacks = parts.setbacks(ledger, self._by_digest, self._worked())
 
     def projected(self, entry: Entry) -> Score | None:
-        """Score of whole requests by steps measured on this plan or one with the same denoiser."""
+        """Score of whole requests by steps measured on this plan or one with the same denoiser;
+        None for one that caches steps, whose requests are no sum of them."""
         measured = self._measured_steps(entry)
-        return None if measured is None else self._judge.projected(measured, entry.estimate)
+        if measured is None or entry.caches_steps:
+            return None
+        return self._judge.projected(measured, entry.estimate)
 
     def latency_s(self, entry: Entry) -> float:
         """Seconds of a warm request, whatever the objective: by measured steps if there are any."""
@@ -71,6 +75,13 @@ class Prospects:
         if trial.quality is None and entry.digest != self.reference:
             return None
         return self._judge.measured(trial.measurement)
+
+    def would_win(self, trial: Trial) -> bool:
+        """Whether a plan whose picture was refused was faster than the best that passed; also where
+        it was not timed."""
+        score = self._judge.measured(trial.measurement) if trial.measurement else None
+        best = None if self.winner is None else self.passed(self.winner)
+        return score is None or best is None or score.beats(best)
 
     def own_failure(self, entry: Entry) -> str | None:
         """Why this plan is out by its own trials, None if it is not."""
@@ -133,6 +144,12 @@ class Prospects:
         return simplest_best([(entry, score) for entry, score in scored if score])
 
     @cached_property
+    def plain_winner(self) -> Entry | None:
+        """The same among plans that compute every step."""
+        plain = ((entry, self.passed(entry)) for entry in self.entries if not entry.caches_steps)
+        return simplest_best([(entry, score) for entry, score in plain if score])
+
+    @cached_property
     def champion(self) -> Entry | None:
         """Of the plans that were replayed the best: the one timed first, or who beat it. Until
         there is one, the winner."""
@@ -175,10 +192,12 @@ class Prospects:
 
     @cached_property
     def unmeasured(self) -> tuple[Entry, ...]:
-        """One entry per distinct denoiser that was not timed and is not excluded, best first."""
+        """One entry per distinct denoiser that was not timed and is not excluded, best first; none
+        that caches steps."""
         chosen: dict[str, Entry] = {}
         for entry in self.entries:
             known = entry.denoiser in chosen or entry.denoiser in self._steps_by_denoiser
+            known = known or entry.caches_steps
             if not known and self.why_out(entry) is None and not self._known_too_large(entry):
                 chosen[entry.denoiser] = entry
         return tuple(chosen.values())

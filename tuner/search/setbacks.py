@@ -64,14 +64,19 @@ class Setbacks:
 
     @cached_property
     def out_of_memory(self) -> tuple[Entry, ...]:
-        failed = [trial for trial in self._failed if kind(trial) == "out_of_memory"]
+        failed = [trial for trial in self._failed if self._is_too_large(trial)]
         return tuple(self._entries[trial.plan.digest] for trial in failed)
 
     @cached_property
     def _whole_out_of_memory(self) -> tuple[Entry, ...]:
         """Those that failed on whole requests: memory of a step says little of a picture's."""
-        trials = [t for t in self._failed if kind(t) == "out_of_memory" and t.rung in WHOLE_RUNGS]
+        trials = [t for t in self._failed if self._is_too_large(t) and t.rung in WHOLE_RUNGS]
         return tuple(self._entries[trial.plan.digest] for trial in trials)
+
+    def _is_too_large(self, trial: Trial) -> bool:
+        """What a step cache keeps is in no prediction, and says nothing of plans without one."""
+        caches = self._entries[trial.plan.digest].caches_steps
+        return kind(trial) == "out_of_memory" and not caches
 
     @cached_property
     def _failed(self) -> tuple[Trial, ...]:

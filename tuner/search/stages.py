@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from registry.record import Rung
+from tuner.search.caching import Caching
 from tuner.search.durations import Durations
 from tuner.search.entry import Entry
 from tuner.search.features import trial_cost
@@ -55,20 +56,22 @@ PROOF: tuple[Rung, ...] = ("pipeline", "replay")
 
 class Stages:
     """One moment's stages. `remaining_s` is None without a time limit. `first` are the plans
-    that an earlier search found best, in its order; `by_time` weighs what a trial promises by how
-    long it takes."""
+    that an earlier search found best, in its order; `caching` are step caches to try;
+    `by_time` weighs what a trial promises by how long it takes."""
 
     def __init__(
         self,
         view: Prospects,
         ledger: Ledger,
         first: Sequence[Known] = (),
+        caching: Caching | None = None,
         *,
         by_time: bool = True,
     ) -> None:
         self._view = view
         self._ledger = ledger
         self._by_time = by_time
+        self._caching = caching or Caching()
         self._durations = Durations(view, ledger)
         by_digest = {entry.digest: entry for entry in view.entries}
         self._step_ms = {known.plan.digest: known.step_ms for known in first}
@@ -124,8 +127,23 @@ class Stages:
         return self._proposal("pipeline", leader, "the best so far", remaining_s, PROOF[1:])
 
     def replay_winner(self, remaining_s: float | None) -> Proposal | None:
-        winner = self._view.winner
+        """Of the plans that compute every step: its proof stands before it is tried with less."""
+        winner = self._view.plain_winner
         return None if winner is None else self._replay(winner, remaining_s, "the winner")
+
+    def cache_steps(self, remaining_s: float | None) -> Proposal | None:
+        """The winner with a step cache, through whole requests: its single steps say nothing."""
+        entry = self._caching.next(self._view, self._ledger)
+        if entry is None or not self._fits(remaining_s, entry, *PROOF):
+            return None
+        reason = "the winner with a step cache"
+        return self._proposal("pipeline", entry, reason, remaining_s, PROOF[1:])
+
+    def replay_cached(self, remaining_s: float | None) -> Proposal | None:
+        winner = self._view.winner
+        if winner is None or not winner.caches_steps:
+            return None
+        return self._replay(winner, remaining_s, "the winner with a step cache")
 
     def replay_others(self, remaining_s: float | None) -> Proposal | None:
         passed = [entry for entry in self._view.entries if self._view.passed(entry)]
@@ -154,8 +172,10 @@ class Stages:
         return None
 
     def _is_rival(self, entry: Entry, champion: Entry) -> bool:
+        """Of plans that differ in their step caches alone one is enough."""
         apart = entry is not champion and entry.digest != self._view.reference
-        return apart and self._view.passed(entry) is not None
+        both_cache = entry.caches_steps and champion.caches_steps
+        return apart and not both_cache and self._view.passed(entry) is not None
 
     def last_chance(self, remaining_s: float | None) -> Proposal | None:
         """Nothing beat the reference for certain yet, and no proof surely fits: the best plan
@@ -183,10 +203,11 @@ class Stages:
     def widen(self, remaining_s: float | None) -> Proposal | None:
         """A plan that gives something the finalists do not: less memory, a faster start."""
         view = self._view
-        passed = ranked(view, [entry for entry in view.entries if view.passed(entry)])
+        plain = [entry for entry in view.entries if not entry.caches_steps]
+        passed = ranked(view, [entry for entry in plain if view.passed(entry)])
         if not passed or len(passed) >= MAX_FINALISTS:
             return None
-        timed = ranked(view, [entry for entry in view.entries if self._ready(entry)])
+        timed = ranked(view, [entry for entry in plain if self._ready(entry)])
         apart = [e for e, v in timed if not any(covered(v, other) for _, other in passed)]
         least_bytes = min(vector[0] for _, vector in passed)
         lean = sorted(self._lean(least_bytes), key=view.predicted_s)

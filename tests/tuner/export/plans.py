@@ -10,6 +10,7 @@ from registry.plan import (
     AttentionBackend,
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     GroupOffload,
     ModelOffload,
     PipelineOptions,
@@ -21,6 +22,7 @@ from registry.plan import (
     Scheme,
     SequentialOffload,
     StreamedBlocks,
+    TaylorSeerCache,
     VaeOptions,
 )
 from registry.workload import Shape
@@ -284,6 +286,24 @@ CASES: dict[str, Case] = {
             attention_backend="cudnn_fp8",
         ),
         ("stream_blocks(", "set_float8_attention(pipe.transformer)"),
+    ),
+    "first-block cache": Case(
+        plan_of(
+            components={
+                "transformer": ComponentPlan(
+                    compilation=Compilation(scope="regional", fullgraph=True)
+                )
+            },
+            step_cache=FirstBlockCache(threshold=0.12),
+        ),
+        (
+            *("FirstBlockCacheConfig(threshold=0.12)", "cache_steps(pipe, pipe.transformer"),
+            "compile_forwards(pipe.transformer, fullgraph=True)",
+        ),
+    ),
+    "taylorseer cache": Case(
+        plan_of(step_cache=TaylorSeerCache(interval_steps=4)),
+        ("cache_interval=4", "disable_cache_before_step=3", "torch.bfloat16", "use_lite_mode=True"),
     ),
     "recorded as it is": Case(
         plan_of(

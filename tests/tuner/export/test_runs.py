@@ -21,6 +21,7 @@ from torch import nn
 from registry.plan import (
     Compilation,
     ComponentPlan,
+    FirstBlockCache,
     GroupOffload,
     LayerScheme,
     ModelOffload,
@@ -29,6 +30,7 @@ from registry.plan import (
     Quantization,
     ReleaseAfterUse,
     SequentialOffload,
+    TaylorSeerCache,
     VaeOptions,
 )
 from tests.tuner.export.plans import COMPONENTS, SHAPE, everywhere, plan_of
@@ -134,6 +136,9 @@ def torch_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     torch._dynamo.reset()
 
 
+CACHE = TaylorSeerCache(interval_steps=2, warmup_steps=1, order=0)
+
+
 def eager(denoiser: str) -> Plan:
     """All that a CPU can do with either model without compiling."""
     return plan_of(
@@ -153,6 +158,7 @@ def eager(denoiser: str) -> Plan:
         },
         fuse_qkv=True,
         vae=VaeOptions(tiling=True, slicing=True),
+        step_cache=CACHE if denoiser == "transformer" else None,
     )
 
 
@@ -233,6 +239,14 @@ ON_A_GPU = {
                 compilation=Compilation(scope="regional", fullgraph=True),
             ),
         },
+    ),
+    "cached, compiled": plan_of(
+        components={
+            "transformer": ComponentPlan(
+                quantization=FLOAT8, compilation=Compilation(scope="regional", fullgraph=True)
+            ),
+        },
+        step_cache=FirstBlockCache(threshold=1.0),
     ),
     "recorded as a graph": plan_of(
         components={"transformer": ComponentPlan(compilation=Compilation(cuda_graph=True))},
