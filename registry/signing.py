@@ -13,10 +13,10 @@ import base64
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -96,6 +96,23 @@ class TrustList(Frozen):
 
 def key_id(public_key: bytes) -> str:
     return sha256_of(public_key)[:_KEY_ID_LENGTH]
+
+
+class Signer(Protocol):
+    """Who signs what is published."""
+
+    def sign(self, statement: ArtifactStatement) -> Signature | None:
+        """None: it stays unsigned."""
+
+
+class GivenSignatures:
+    """Signatures that came along with what they are of, from another machine or registry."""
+
+    def __init__(self, given: Mapping[ArtifactStatement, Signature]) -> None:
+        self._given = given
+
+    def sign(self, statement: ArtifactStatement) -> Signature | None:
+        return self._given.get(statement)
 
 
 class SigningKeys:

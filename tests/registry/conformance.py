@@ -195,6 +195,15 @@ class RegistryConformance:
         with pytest.raises(InvalidInput, match="names plan"):
             registry.publish([wrong], now=NOW)
 
+    def test_what_no_database_holds_is_refused(self, registry: Registry) -> None:
+        with pytest.raises(InvalidInput, match="too large to be kept"):
+            registry.publish([samples.record(budget_bytes=2**63)], now=NOW)
+        with pytest.raises(InvalidInput, match="NUL character"):
+            registry.publish([samples.record(name="tiny\0flux")], now=NOW)
+        empty = samples.measurement().model_copy(update={"shapes": ()})
+        with pytest.raises(InvalidInput, match="no mean"):
+            registry.publish([samples.record().model_copy(update={"measurement": empty})], now=NOW)
+
     def test_two_records_of_one_key_at_once_are_refused(self, registry: Registry) -> None:
         with pytest.raises(InvalidInput, match="same key"):
             registry.publish([samples.record(), samples.record(minutes=1)], now=NOW)
