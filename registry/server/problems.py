@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from registry.errors import (
     AccessDenied,
+    DeviceError,
     InvalidInput,
     NoPlan,
     RecordNotFound,
@@ -29,6 +30,7 @@ STATUS: dict[type[TunerError], HTTPStatus] = {
     RecordNotFound: HTTPStatus.NOT_FOUND,
     NoPlan: HTTPStatus.NOT_FOUND,
     InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DeviceError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UntrustedArtifact: HTTPStatus.FORBIDDEN,
     AccessDenied: HTTPStatus.FORBIDDEN,
     RegistryConflict: HTTPStatus.CONFLICT,

@@ -34,6 +34,8 @@ COMMANDS = {
     "pin": "tuner.cli.pin",
     "registry": "tuner.cli.registry",
     "keys": "tuner.cli.keys",
+    "serve": "tuner.cli.serve",
+    "tokens": "tuner.cli.tokens",
     "autoquant": "tuner.cli.autoquant",
     "enqueue": "tuner.cli.enqueue",
     "status": "tuner.cli.status",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import httpx2
+from fastapi import APIRouter
 
 from registry.client import open_registry
 from registry.server.app import Options, Parts, create_app
@@ -44,7 +45,9 @@ class Served:
 
 
 @contextmanager
-def served(database: Path, folder: Path, options: Options | None = None) -> Iterator[Served]:
+def served(
+    database: Path, folder: Path, options: Options | None = None, more: Sequence[APIRouter] = ()
+) -> Iterator[Served]:
     """Of a registry that exists already; `folder` gets the configuration and the audit."""
     tokens, keys = Tokens(folder / "config"), SigningKeys(folder / "config")
     audit = Audit(folder / "data")
@@ -55,7 +58,9 @@ def served(database: Path, folder: Path, options: Options | None = None) -> Iter
         for role in ("read", "publish", "admin"):
             found.secrets[role] = tokens.create(role, role, NOW)
         parts = Parts(found.registry, tokens, keys, audit)
-        app = create_app(parts, options or Options(), version="test", now=lambda: found.now)
+        app = create_app(
+            parts, options or Options(), version="test", more=more, now=lambda: found.now
+        )
         running = server(app)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
