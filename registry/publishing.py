@@ -34,7 +34,7 @@ def prepare(record: TuningRecord, signer: Signer | None, body: bytes | None = No
     """`body` is the record as its maker wrote it, where that was elsewhere: its signature is over
     these very bytes. Raises InvalidInput where the record contradicts its own key, cannot be read
     back, or holds a number that no database does."""
-    _check_key(record)
+    check_key(record)
     sealed_body = sealed_bytes(canonical_json(record) if body is None else body)
     if TuningRecord.model_validate_json(sealed_body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
@@ -123,7 +123,8 @@ def _check_distinct(prepared: Sequence[Prepared]) -> None:
         raise InvalidInput("two of the records to publish have the same key: keep the newer one")
 
 
-def _check_key(record: TuningRecord) -> None:
+def check_key(record: TuningRecord) -> None:
+    """Raises InvalidInput where the record's key names another workload, machine or plan."""
     body = {
         "workload": record.workload.digest,
         "hardware": record.environment.hardware.digest,

@@ -210,9 +210,9 @@ def candidates_query(wanted: Wanted) -> Select[Any]:
     return select_records(*conditions)
 
 
-def history_query(wanted: Mapping[str, str | None], limit: int) -> Select[Any]:
+def history_query(wanted: Mapping[str, str | None]) -> Select[Any]:
     """Records of every status whose columns equal every value of `wanted` that is not None."""
-    return select_records(*_equal(wanted)).limit(limit)
+    return select_records(*_equal(wanted))
 
 
 def on_page(query: Select[Any], page: Page) -> Select[Any]:

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, field_validator
 from registry.base import Frozen
 from registry.digest import canonical_json
 from registry.errors import InvalidInput, UntrustedArtifact
-from registry.record import ArtifactKind, ArtifactRef
+from registry.record import ArtifactKind, ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 
 KEY_FILE = "signing-key.pem"
@@ -63,6 +63,13 @@ class ArtifactStatement(Frozen):
             sha256=artifact.sha256,
             record_key=record_key,
         )
+
+
+def statements(record: TuningRecord, body: bytes) -> Iterator[ArtifactStatement]:
+    """Everything of a record that is signed; `body` is its canonical JSON, as it was written."""
+    yield ArtifactStatement.of_record(body, record.key.digest)
+    for artifact in record.artifacts:
+        yield ArtifactStatement.of(artifact, record.key.digest)
 
 
 class Signature(Frozen):

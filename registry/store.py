@@ -48,6 +48,8 @@ FETCH_WAIT_S = 0.2
 GARBAGE_GRACE = timedelta(days=1)
 """Longer than any run takes between putting an artifact and publishing the record that names it."""
 
+RecordPage = tuple[tuple[StoredRecord, ...], str | None]
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +66,11 @@ class Registry:
     def name(self) -> str:
         """What messages call it; holds no password."""
         return self._database.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the answers given so far."""
+        return ()
 
     @property
     def path(self) -> Path:
@@ -207,15 +214,13 @@ class Registry:
         )
         return self._readable(records.candidates_query(wanted))
 
-    def candidate_page(
-        self, wanted: Wanted, page: Page
-    ) -> tuple[tuple[StoredRecord, ...], str | None]:
+    def candidate_page(self, wanted: Wanted, page: Page) -> RecordPage:
         """A part of `candidates`, and the id behind which the next begins; None: there is none."""
-        query = records.on_page(records.candidates_query(wanted), page)
-        with self._database.read() as connection:
-            found = connection.execute(query).all()
-        more = found[-1].id if len(found) == page.limit else None
-        return rows.readable(found, records.stored), more
+        return self._page(records.candidates_query(wanted), page)
+
+    def history_page(self, wanted: Mapping[str, str | None], page: Page) -> RecordPage:
+        """A part of `history`, whose names of columns `wanted` has."""
+        return self._page(records.history_query(wanted), page)
 
     def record(self, id_prefix: str) -> StoredRecord:
         """Raises RecordNotFound (an ambiguous prefix says so), RegistryCorrupt, RegistryTooNew."""
@@ -241,7 +246,7 @@ class Registry:
             "architecture": architecture,
             "plan_digest": plan_digest,
         }
-        return self._readable(records.history_query(wanted, limit))
+        return self._readable(records.history_query(wanted).limit(limit))
 
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""
@@ -428,3 +433,9 @@ class Registry:
     def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:
         with self._database.read() as connection:
             return rows.readable(connection.execute(query), records.stored)
+
+    def _page(self, query: Select[Any], page: Page) -> RecordPage:
+        with self._database.read() as connection:
+            found = connection.execute(records.on_page(query, page)).all()
+        more = found[-1].id if len(found) == page.limit else None
+        return rows.readable(found, records.stored), more

@@ -13,15 +13,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from registry import errors
+from registry import errors, publishing
 from registry.base import Frozen
 from registry.digest import canonical_json, short
-from registry.errors import RegistryCorrupt, RegistryTooNew, TunerError
+from registry.errors import InvalidInput, RegistryCorrupt, RegistryTooNew, TunerError
 from registry.plan import PLAN_FORMAT
-from registry.record import ArtifactRef, TuningRecord
+from registry.record import ArtifactRef, Trial, TuningRecord
 from registry.records import Page, RecordStatus, StoredRecord, Wanted
 from registry.schema import RECORD_READER
 from registry.signing import ArtifactStatement, GivenSignatures, Signature
+from registry.studies import StudyRow
 from registry.verification import Verification
 
 API = "/v1"
@@ -97,11 +98,29 @@ class HistoryQuery(Frozen):
     architecture: Text | None = None
     plan_digest: Text | None = None
     limit: int = Field(default=PAGE_LIMIT, ge=1, le=PAGE_LIMIT)
+    after: Digest | None = None
+
+    @property
+    def wanted(self) -> dict[str, str | None]:
+        return self.model_dump(exclude={"limit", "after"})
+
+    @property
+    def page(self) -> Page:
+        return Page(self.limit, self.after)
 
 
 class StudyQuery(Frozen):
     model_name: Text | None = None
     limit: int = Field(default=50, ge=1, le=1000)
+
+
+class TrialQuery(Frozen):
+    limit: int = Field(default=20, ge=1, le=1000)
+
+
+class TriedPlan(Frozen):
+    study: StudyRow
+    trial: Trial
 
 
 class StatementSignature(Frozen):
@@ -191,7 +210,8 @@ def stored_of(answer: Mapping[str, Any]) -> StoredRecord:
         if state.minimum_reader > RECORD_READER:
             raise RegistryTooNew("a record needs a newer reader", hint="Upgrade this installation.")
         record = TuningRecord.model_validate_json(body)
-    except (KeyError, TypeError) as error:
+        publishing.check_key(record)
+    except (KeyError, TypeError, InvalidInput) as error:
         raise RegistryCorrupt(f"what came is not a record ({error!r})") from error
     except ValidationError as error:
         raise RegistryTooNew(

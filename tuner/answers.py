@@ -208,8 +208,7 @@ def note_miss(
     if wanted is False:
         return None
     settings = load_settings()
-    given = options.get("registry")
-    registry, _ = _opened(settings.registry if given is None else given)
+    registry, _ = _opened(settings, options.get("registry"))
     host_memory = options.get("host_memory")
     question = Question(
         model=model,
@@ -234,8 +233,7 @@ def find_plan(
         model, weights=options.get("weights", "pretrained"), revision=options.get("revision")
     )
     settings = load_settings()
-    given = options.get("registry")
-    registry, missing = _opened(settings.registry if given is None else given)
+    registry, missing = _opened(settings, options.get("registry"))
     found = Place(
         registry=registry,
         detection=detect(_gpu(options), settings=settings),
@@ -278,7 +276,8 @@ def answer_at(
     stored = tuple(_candidates(registry, request, detection))
     experience = Experience(registry, request, detection.environment) if registry else None
     answer = resolve(request, stored, detection.environment, foresight, experience)
-    notes = (*answer.notes, *detection.problems, *place.notes)
+    from_registry = () if registry is None else registry.notes
+    notes = (*answer.notes, *detection.problems, *place.notes, *from_registry)
     return PlanAnswer(
         model=spec,
         workload=workload,
@@ -318,9 +317,12 @@ def _gpu(options: PlanOptions) -> str | None:
     return None if gpu is None else str(gpu)
 
 
-def _opened(registry: str | Path) -> tuple[Registry | None, tuple[str, ...]]:
+def _opened(
+    settings: Settings, given: str | Path | None
+) -> tuple[Registry | None, tuple[str, ...]]:
+    url = settings.registry if given is None else given
     try:
-        return open_registry(registry, create=False), ()
+        return open_registry(url, create=False, http=settings.http), ()
     except RegistryMissing as error:
         return None, (error.message,)
 

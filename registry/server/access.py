@@ -19,6 +19,7 @@ READING = frozenset({"GET", "HEAD"})
 HEALTH = f"{API}/health"
 ROLES: Mapping[tuple[str, str], Role] = {
     ("POST", f"{API}/plan"): "read",
+    ("POST", f"{API}/fetches/"): "read",
     ("POST", f"{API}/records"): "publish",
     ("PUT", f"{API}/artifacts/"): "publish",
     ("PUT", f"{API}/inventories"): "publish",

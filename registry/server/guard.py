@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.errors import TunerError
-from registry.server.access import READING, Access, Refused
+from registry.server.access import Access, Refused, needed
 from registry.server.audit import Audit, Entry
 from registry.server.problems import ProblemResponse, problem_of
 from registry.server.tokens import Token
@@ -83,8 +83,9 @@ class Guard:
     def _note(
         self, scope: Scope, allowed: Token | ProblemResponse | None, status: int | None
     ) -> None:
-        """What only reads is not noted, unless it was refused."""
-        if scope["method"] in READING and not isinstance(allowed, ProblemResponse):
+        """What a reader may do is not noted, unless it was refused."""
+        role = needed(scope["method"], scope["path"])
+        if role == "read" and not isinstance(allowed, ProblemResponse):
             return
         client = scope.get("client")
         self._audit.note(

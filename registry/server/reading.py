@@ -18,6 +18,7 @@ from registry.studies import StudyRow
 from registry.wire import (
     API,
     CandidateQuery,
+    Digest,
     Health,
     HistoryQuery,
     Prefix,
@@ -25,6 +26,8 @@ from registry.wire import (
     RecordPage,
     StudyQuery,
     Text,
+    TrialQuery,
+    TriedPlan,
     page_json,
     record_json,
 )
@@ -49,6 +52,7 @@ class Reading:
         routes.get("/studies", tags=studies)(self.studies)
         routes.get("/studies/{study_id}", tags=studies)(self.study)
         routes.get("/studies/{study_id}/trials", tags=studies)(self.trials)
+        routes.get("/plans/{plan_digest}/trials", tags=studies)(self.trials_of_plan)
         routes.get("/inventories", response_model=ModelInventory, tags=["inventories"])(
             self.inventory
         )
@@ -65,9 +69,10 @@ class Reading:
         return tagged(request, page_json(self._answers(found), after))
 
     def history(self, query: Annotated[HistoryQuery, Query()], request: Request) -> Response:
-        """The newest records of every status for which every given value is equal."""
-        found = self._registry.history(**query.model_dump())
-        return tagged(request, page_json(self._answers(found), None))
+        """Records of every status for which every given value is equal, newest publication
+        first."""
+        found, after = self._registry.history_page(query.wanted, query.page)
+        return tagged(request, page_json(self._answers(found), after))
 
     def record(self, record_id: Prefix, request: Request) -> Response:
         """One record, by its id or the first digits of it."""
@@ -85,6 +90,13 @@ class Reading:
     def trials(self, study_id: Prefix) -> tuple[Trial, ...]:
         """What a tuning run tried, in order."""
         return self._registry.trials(self._registry.study(study_id).id)
+
+    def trials_of_plan(
+        self, plan_digest: Digest, query: Annotated[TrialQuery, Query()]
+    ) -> tuple[TriedPlan, ...]:
+        """Trials of one plan in whatever study, newest first."""
+        found = self._registry.trials_of_plan(plan_digest, limit=query.limit)
+        return tuple(TriedPlan(study=study, trial=trial) for study, trial in found)
 
     def inventory(self, key: Annotated[Text, Query()], request: Request) -> Response:
         """What a model consists of, under the key that clients make of its name."""

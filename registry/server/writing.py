@@ -1,9 +1,10 @@
-"""What may be changed: records published and taken out of service, inventories put."""
+"""What may be changed: records published and taken out of service, fetches counted, inventories
+put."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated
 
@@ -13,11 +14,10 @@ from fastapi import APIRouter, Query, Request
 from registry.digest import canonical_json
 from registry.errors import UntrustedArtifact
 from registry.inventory import ModelInventory
-from registry.record import TuningRecord
 from registry.server.guard import PUBLISHED
-from registry.signing import ArtifactStatement, GivenSignatures, SigningKeys
+from registry.signing import ArtifactStatement, GivenSignatures, SigningKeys, statements
 from registry.store import Registry
-from registry.wire import API, Prefix, Publication, Published, Revocation, Text
+from registry.wire import API, Digest, Prefix, Publication, Published, Revocation, Text
 
 
 class Publisher:
@@ -48,13 +48,6 @@ class Publisher:
 TRUST_HINT = "Whoever runs this registry adds the publisher's key with `tuner keys trust`."
 
 
-def statements(record: TuningRecord, body: bytes) -> Iterator[ArtifactStatement]:
-    """Everything of a record that is signed."""
-    yield ArtifactStatement.of_record(body, record.key.digest)
-    for artifact in record.artifacts:
-        yield ArtifactStatement.of(artifact, record.key.digest)
-
-
 class Writing:
     """`now` is the service's clock: no client says when something happened."""
 
@@ -70,6 +63,7 @@ class Writing:
         routes.post("/records/{record_id}/rollback")(self.rollback)
         routes.put("/records/{record_id}/pin")(self.pin)
         routes.delete("/records/{record_id}/pin")(self.unpin)
+        routes.post("/fetches/{record_id}", status_code=204)(self.note_fetch)
         routes.put("/inventories", status_code=204)(self.put_inventory)
         return routes
 
@@ -98,6 +92,10 @@ class Writing:
     def unpin(self, record_id: Prefix) -> Published:
         """No longer prefer it."""
         return Published(ids=(self._registry.unpin(record_id),))
+
+    def note_fetch(self, record_id: Digest) -> None:
+        """Count that the record of this id was given out, where that is possible now."""
+        self._registry.note_fetch(record_id, self._now())
 
     def put_inventory(self, key: Annotated[Text, Query()], sent: ModelInventory) -> None:
         """Replace what is known of a model."""

@@ -16,10 +16,12 @@ from tests.registry.server.serving import Served, served
 from tests.tuner.cli import example_registry as example
 from tuner import catalog
 from tuner.answers import get_plan
+from tuner.cli.main import run
 from tuner.config import load_settings
 from tuner.detect import Detection, detect
 from tuner.serving import LOOK_AGAIN_S, PlanRoutes
 
+TUNED = ["--model", "tiny-flux", "--vram", "2GB", "--resolution", "64x64"]
 ASKED = {"model": "tiny-flux", "vram": "2GB", "resolution": "64x64"}
 
 
@@ -78,6 +80,30 @@ def test_another_machine_says_what_it_is(service: Served, record: TuningRecord) 
             assert answer["record"]["id"] == record.id
             matches.append(answer["match"])
     assert matches == ["exact", "stale"]
+
+
+def test_an_app_fetches_its_plan_from_a_service(
+    service: Served, record: TuningRecord, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_REGISTRY", service.url)
+    monkeypatch.setenv("TUNER_REGISTRY_TOKEN", service.secrets["read"])
+    answer = get_plan("tiny-flux", vram="2GB", height=64, width=64, gpu="cpu")
+    assert (answer.match, answer.record_id) == ("exact", record.id)
+    assert "TUNER_REGISTRY_TOKEN" not in load_settings().environ
+    assert run(["run", *TUNED, "--gpu", "cpu"]) == 4
+
+
+def test_a_plan_that_was_fetched_is_there_without_the_service(
+    record: TuningRecord, home: Path, tmp_path: Path
+) -> None:
+    open_registry(tmp_path / "registry.sqlite3").publish([record], now=example.NOW)
+    with served(tmp_path / "registry.sqlite3", tmp_path) as found:
+        asked = {"vram": "2GB", "height": 64, "width": 64, "gpu": "cpu", "registry": found.url}
+        first = get_plan("tiny-flux", **asked)  # type: ignore[arg-type]
+        assert not any("did not answer" in note for note in first.notes)
+    again = get_plan("tiny-flux", **asked)  # type: ignore[arg-type]
+    assert (again.match, again.plan) == ("exact", first.plan)
+    assert any("did not answer" in note for note in again.notes)
 
 
 @pytest.mark.parametrize(

@@ -185,4 +185,5 @@ def _writable(registry_url: str | None) -> Registry:
     """A registry to write to, made where there is none yet."""
     from registry.client import open_registry
 
-    return open_registry(settings_for(registry_url).registry)
+    settings = settings_for(registry_url)
+    return open_registry(settings.registry, http=settings.http)

@@ -28,7 +28,7 @@ def command(registry_url: str | None, **options: Any) -> None:
         from tuner.serving import PlanRoutes
 
     settings = settings_for(registry_url)
-    registry = open_registry(settings.registry)
+    registry = open_registry(settings.registry, http=settings.http)
     service = Service(
         registry=registry,
         config_dir=settings.config_dir,

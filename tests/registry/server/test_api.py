@@ -10,8 +10,7 @@ import pytest
 
 from registry.digest import canonical_json
 from registry.record import ArtifactRef, TuningRecord
-from registry.server.writing import statements
-from registry.signing import SigningKeys
+from registry.signing import SigningKeys, statements
 from registry.studies import StudyEnd
 from registry.wire import Publication, RecordAnswer, StatementSignature
 from tests.registry import samples
