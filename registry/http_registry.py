@@ -94,6 +94,11 @@ class HttpRegistry(Registry):
 
     @property
     @override
+    def is_served(self) -> bool:
+        return True
+
+    @property
+    @override
     def notes(self) -> tuple[str, ...]:
         at = self._service.answered_offline
         if at is None:

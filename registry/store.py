@@ -68,6 +68,11 @@ class Registry:
         return self._database.name
 
     @property
+    def is_served(self) -> bool:
+        """Whether it lies behind a service, elsewhere."""
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What people should know of the answers given so far."""
         return ()

@@ -9,12 +9,14 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
+from typing_extensions import override
 
 from registry.server import problems
 from registry.server.access import Access, Policy
 from registry.server.artifacts import Artifacts
 from registry.server.audit import Audit
 from registry.server.guard import BODY_PAUSE_S, Guard
+from registry.server.problems import MEDIA_TYPE
 from registry.server.reading import Reading
 from registry.server.tokens import Tokens
 from registry.server.writing import Publisher, Writing
@@ -51,6 +53,21 @@ class Parts:
     audit: Audit
 
 
+class Application(FastAPI):
+    """Whose description says of which type its errors are."""
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        for path in described["paths"].values():
+            for operation in path.values():
+                for status, answer in operation["responses"].items():
+                    content = answer.get("content", {})
+                    if int(status) in PROBLEMS and "application/json" in content:
+                        content[MEDIA_TYPE] = content.pop("application/json")
+        return described
+
+
 def create_app(
     parts: Parts,
     options: Options,
@@ -61,7 +78,7 @@ def create_app(
 ) -> FastAPI:
     """The application; `more` are routes of whoever serves it. Its pages of documentation are left
     out, since they load scripts from elsewhere; `/v1/openapi.json` is there."""
-    app = FastAPI(
+    app = Application(
         title="Tuning registry",
         version=version,
         openapi_url=f"{API}/openapi.json",

@@ -19,6 +19,7 @@ from fastapi import APIRouter
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from registry.errors import InvalidInput
 from registry.server.app import Options, Parts, create_app
 from registry.server.audit import Audit
 from registry.server.listening import Address, Tls, check, listening
@@ -89,7 +90,9 @@ class Service:
 
 def serve(service: Service, tell: Callable[[str], None]) -> None:
     """Until SIGINT or SIGTERM; `tell` is given the URL once it answers. Raises InvalidInput where
-    it must not or cannot listen."""
+    it must not or cannot listen, and for a registry that is served itself."""
+    if service.registry.is_served:
+        raise InvalidInput(f"registry {service.registry.name} is served already, elsewhere")
     check(service.address, service.tls, service.tokens)
     parts = Parts(
         registry=service.registry,

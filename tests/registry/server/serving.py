@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +25,8 @@ from registry.server.tokens import Role, Tokens
 from registry.signing import SigningKeys
 from registry.store import Registry
 from tests.registry.samples import NOW
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass
@@ -70,3 +76,30 @@ def served(
             running.should_exit = True
             thread.join()
             audit.close()
+
+
+@contextmanager
+def process(folder: Path, *options: str) -> Iterator[tuple[httpx2.Client, int]]:
+    """A service in a process of its own, over a new registry in `folder`, whose configuration is
+    `folder/home`: a client for it and its process id. It must end well on SIGTERM."""
+    with started(folder, *options) as (where, pid), httpx2.Client(base_url=where) as client:
+        yield client, pid
+
+
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[tuple[str, int]]:
+    """Where it answers, and its process id."""
+    home = ["--home", str(folder / "home")]
+    serve = ["serve", "--registry", str(folder / "registry.sqlite3"), "--port", "0"]
+    command = [sys.executable, "-m", "registry", *home, *serve, *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield child.stdout.readline().rsplit(" ", 1)[-1].strip(), child.pid
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(30) == 0
+        finally:
+            child.kill()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import ssl
 import stat
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -22,8 +17,8 @@ from registry.errors import InvalidInput
 from registry.server.listening import Address, Tls, check, listening
 from registry.server.tokens import Tokens
 from tests.registry.samples import NOW
+from tests.registry.server.serving import started
 
-ROOT = Path(__file__).resolve().parents[3]
 BEYOND = ["0.0.0.0", "::", "192.0.2.1"]
 
 
@@ -105,25 +100,6 @@ def test_the_command_refuses_to_start(
     assert "can be reached from other machines" in capsys.readouterr().err
 
 
-@contextmanager
-def process(tmp_path: Path, *options: str) -> Iterator[str]:
-    """Where a service of its own process answers; it must end well on SIGTERM."""
-    home = ["--home", str(tmp_path / "home")]
-    serve = ["serve", "--registry", str(tmp_path / "registry.sqlite3"), "--port", "0"]
-    command = [sys.executable, "-m", "registry", *home, *serve, *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
-    ) as child:
-        assert child.stdout is not None
-        try:
-            yield child.stdout.readline().rsplit(" ", 1)[-1].strip()
-            child.send_signal(signal.SIGTERM)
-            assert child.wait(30) == 0
-        finally:
-            child.kill()
-
-
 def test_over_tls_with_a_token(
     tmp_path: Path, tokens: Tokens, tls: Tls, authority: trustme.CA
 ) -> None:
@@ -132,7 +108,7 @@ def test_over_tls_with_a_token(
     authority.configure_trust(context)
     files = ["--tls-certificate", str(tls.certificate), "--tls-key", str(tls.key)]
     with (
-        process(tmp_path, *files, "--host", "0.0.0.0") as where,
+        started(tmp_path, *files, "--host", "0.0.0.0") as (where, _),
         httpx2.Client(verify=context, trust_env=False) as client,
     ):
         assert where.startswith("https://0.0.0.0:")
@@ -147,13 +123,21 @@ def test_over_tls_with_a_token(
 
 def test_over_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "service.sock"
-    with process(tmp_path, "--unix-socket", str(path)) as where:
+    with started(tmp_path, "--unix-socket", str(path)) as (where, _):
         assert where == f"unix:{path}"
         transport = httpx2.HTTPTransport(uds=str(path))
         with httpx2.Client(transport=transport, base_url="http://localhost") as client:
             assert client.get("/v1/candidates").status_code == 200
             assert client.post("/v1/records").status_code == 401
     assert not path.exists()
+
+
+def test_what_is_served_is_not_served_again(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--home", str(tmp_path), "serve", "--registry", "http://127.0.0.1:1"]
+    assert main([*command, "--port", "0"]) == 2
+    assert "served already" in capsys.readouterr().err
 
 
 def test_tokens_are_made_listed_and_revoked(
