@@ -65,6 +65,22 @@ class ArtifactStatement(Frozen):
         )
 
 
+class BundleStatement(Frozen):
+    """What the signature of a bundle says: this is its manifest, which names all that is in it."""
+
+    format: Literal[1] = 1
+    kind: Literal["bundle"] = "bundle"
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @classmethod
+    def of(cls, manifest: bytes) -> BundleStatement:
+        return cls(size_bytes=len(manifest), sha256=sha256_of(manifest))
+
+
+Statement = ArtifactStatement | BundleStatement
+
+
 def statements(record: TuningRecord, body: bytes) -> Iterator[ArtifactStatement]:
     """Everything of a record that is signed; `body` is its canonical JSON, as it was written."""
     yield ArtifactStatement.of_record(body, record.key.digest)
@@ -138,12 +154,12 @@ class SigningKeys:
             name="own", public_key=_text(self._own_key().public_key().public_bytes_raw())
         )
 
-    def sign(self, statement: ArtifactStatement) -> Signature:
+    def sign(self, statement: Statement) -> Signature:
         key = self._own_key()
         value = key.sign(canonical_json(statement))
         return Signature(key_id=key_id(key.public_key().public_bytes_raw()), value=_text(value))
 
-    def verify(self, statement: ArtifactStatement, signature: Signature | None) -> None:
+    def verify(self, statement: Statement, signature: Signature | None) -> None:
         """Raises UntrustedArtifact unless a trusted key signed exactly this statement."""
         what = f"{statement.kind} {statement.sha256[:12]}"
         if signature is None:

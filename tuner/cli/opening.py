@@ -27,6 +27,14 @@ def opened(registry_url: str | None) -> Registry:
     return open_registry(settings.registry, create=False, http=settings.http)
 
 
+def opened_or_made(registry_url: str | None) -> Registry:
+    """As `opened`, and a new one where there is none yet."""
+    from registry.client import open_registry
+
+    settings = settings_for(registry_url)
+    return open_registry(settings.registry, http=settings.http)
+
+
 def recorded_name(model: str) -> str:
     """How records call a model that was named on the command line: a folder by its own name."""
     from tuner import catalog
