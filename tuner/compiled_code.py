@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -118,6 +118,14 @@ def unpack(data: bytes) -> CompiledCode:
         if part.kind == "torch_cache":
             check_torch_cache(part.data)
     return CompiledCode(parts, index.compiler)
+
+
+def without_functions(data: bytes) -> bytes | None:
+    """The same without what was compiled ahead of time; None where there is none. Raises
+    UntrustedArtifact."""
+    code = unpack(data)
+    parts = tuple(part for part in code.parts if part.kind != "function")
+    return pack(replace(code, parts=parts)) if parts and parts != code.parts else None
 
 
 def _entry(part: CodePart) -> Entry:

@@ -281,8 +281,8 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     assert_whole(machine)
 
 
-MOST_LIVES = 6
-"""Each replay is given up after two that missed by their times."""
+MOST_LIVES = 3
+"""Each replay is given up after two that missed by their times; then there is no answer."""
 
 
 @pytest.mark.slow
@@ -303,5 +303,5 @@ def test_with_the_real_worker(soak_seed: int, tmp_path: Path) -> None:
         assert run.returncode in (0, 1), err
         assert_tidy(machine)
         if run.returncode == 0:
+            assert_whole(machine)
             break
-    assert_whole(machine)

@@ -62,6 +62,7 @@ class Ahead:
     misses: set[str] = field(default_factory=set)
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _examples: dict[str, _Example] = field(default_factory=dict)
+    _recorded: list[tuple[nn.Module, Callable[..., Any]]] = field(default_factory=list)
 
     @property
     def is_offered(self) -> bool:
@@ -80,6 +81,13 @@ class Ahead:
             compiled = part._compiled_call_impl
             if compiled is not None:
                 part._compiled_call_impl = AheadCall(self, part, compiled, _options(plan))
+                self._recorded += [(part, compiled)] if self.is_recording else []
+
+    def stop_recording(self) -> None:
+        """The calls met so far are all: those that are timed pass no more through here."""
+        for part, compiled in self._recorded:
+            part._compiled_call_impl = compiled
+        self._recorded.clear()
 
     def note(self, key: str, example: _Example) -> None:
         if self.is_recording and len(self._examples) <= MOST_FUNCTIONS:

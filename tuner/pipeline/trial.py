@@ -58,6 +58,7 @@ class TrialRun:
         if self.job.reference_out is not None:
             write_reference(self.requests, self.denoiser, Path(self.job.reference_out))
         first = warm_up(self.requests, decode=self.job.rung != "denoiser")
+        self.ahead.stop_recording()
         settled_graphs = compile_counters()["graphs"]
         shapes = self._time(first)
         counters = compile_counters()

@@ -18,7 +18,7 @@ from registry.plan import Compilation
 from tests.tuner.pipeline.ahead_block import Block, called, inputs
 from tests.tuner.pipeline.tiny import FLUX, load
 from tuner.compiled_code import unpack
-from tuner.pipeline.ahead import MOST_FUNCTIONS, Ahead
+from tuner.pipeline.ahead import MOST_FUNCTIONS, Ahead, AheadCall
 from tuner.pipeline.descriptions import describe_module
 
 CHILD = "tests.tuner.pipeline.ahead_child"
@@ -176,3 +176,14 @@ def test_a_description_holds_until_something_changes(change: Callable[[Block], N
     assert watch.holds
     change(block)
     assert not watch.holds
+
+
+def test_calls_that_are_timed_pass_through_nothing_that_records() -> None:
+    block = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    block.compile(backend="eager")
+    compiled = block._compiled_call_impl
+    ahead = Ahead(is_recording=True)
+    ahead.attach(block, Compilation(scope="regional", dynamic=False))
+    assert isinstance(block._compiled_call_impl, AheadCall)
+    ahead.stop_recording()
+    assert block._compiled_call_impl is compiled
