@@ -10,6 +10,7 @@ import click
 from tuner.cli.opening import opened, settings_for
 from tuner.cli.options import registry_option
 from tuner.cli.transfers import chosen, chosen_records
+from tuner.units import how_many
 
 
 @click.command("export")
@@ -31,4 +32,4 @@ def command(
     found, inventories = chosen(source, record_ids, model)
     keys = SigningKeys(settings_for(registry_url).config_dir)
     write_bundle(file, source, found, keys=keys, now=datetime.now(UTC), inventories=inventories)
-    click.echo(f"{len(found)} records written to {file}")
+    click.echo(f"{how_many(len(found), 'record')} written to {file}")
