@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select, update
@@ -33,6 +34,29 @@ def check_known(connection: Connection, artifact: ArtifactRef) -> None:
         raise RecordNotFound(
             f"there is no artifact {artifact.sha256} of {artifact.size_bytes} bytes"
         )
+
+
+def size_bytes(connection: Connection, sha256: str) -> int:
+    """Raises RecordNotFound."""
+    query = select(ARTIFACTS.c.size_bytes).where(ARTIFACTS.c.sha256 == sha256)
+    found = connection.scalar(query)
+    if found is None:
+        raise RecordNotFound(f"there is no artifact {sha256}")
+    return int(found)
+
+
+def signatures(
+    connection: Connection, record_ids: Sequence[str]
+) -> dict[tuple[str, ArtifactRef], Signature | None]:
+    """Of every artifact of these records, by the record's id and the artifact."""
+    query = select(RECORD_ARTIFACTS).where(RECORD_ARTIFACTS.c.record_id.in_(record_ids))
+    return {
+        (
+            row.record_id,
+            ArtifactRef(kind=row.kind, sha256=row.sha256, size_bytes=row.size_bytes),
+        ): signature_of(row)
+        for row in connection.execute(query)
+    }
 
 
 def signature(connection: Connection, record_id: str, artifact: ArtifactRef) -> Signature | None:

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,47 @@ class Staged:
             sync_folder(self.final.parent.parent)
 
 
+class Incoming:
+    """Bytes on their way to a temporary file, piece by piece. Leaving the block removes them,
+    unless they were `staged`. Methods raise RegistryFull and RegistryReadOnly."""
+
+    def __init__(self, folder: ArtifactFolder) -> None:
+        self._folder, self._hasher, self._is_staged = folder, hashlib.sha256(), False
+        self.size_bytes = 0
+        with _translated(folder.folder):
+            self._temporary = folder.temporary()
+            self._writer = self._temporary.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_staged:
+            return
+        with suppress(OSError):  # of a full disk `write` has told
+            self._writer.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def write(self, piece: bytes) -> None:
+        with _translated(self._folder.folder):
+            self._hasher.update(piece)
+            self.size_bytes += self._writer.write(piece)
+
+    def staged(self) -> Staged:
+        """Synced."""
+        with _translated(self._folder.folder), self._writer:
+            self._writer.flush()
+            os.fsync(self._writer.fileno())
+        self._is_staged = True
+        sha256 = self._hasher.hexdigest()
+        return Staged(self._temporary, self._folder.path(sha256), sha256, self.size_bytes)
+
+
 class ArtifactFolder:
     """The files alone; which of them belong to what is in the database."""
 
@@ -81,14 +122,14 @@ class ArtifactFolder:
     def stage(self, source: Path | bytes) -> Staged:
         """Copy to a temporary file here. Raises InvalidInput where `source` cannot be read,
         RegistryFull (nothing stays behind) and RegistryReadOnly."""
-        with _opened(source) as reader, _translated(self.folder):
-            temporary = self._temporary()
-            try:
-                sha256, size_bytes = _copy(reader, temporary)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-        return Staged(temporary, self.path(sha256), sha256, size_bytes)
+        with _opened(source) as reader, _translated(self.folder), self.incoming() as incoming:
+            while piece := reader.read(_CHUNK_BYTES):
+                incoming.write(piece)
+            return incoming.staged()
+
+    def incoming(self) -> Incoming:
+        """For bytes that come in pieces."""
+        return Incoming(self)
 
     def verified(self, sha256: str, size_bytes: int) -> Path:
         """The file, its size and digest checked now. Raises RegistryCorrupt."""
@@ -131,25 +172,14 @@ class ArtifactFolder:
     def temporaries(self) -> Iterator[Path]:
         yield from sorted((self.folder / "tmp").glob("*"))
 
-    def _temporary(self) -> Path:
+    def temporary(self) -> Path:
+        """A new empty file on the same file system, of mode 0600."""
         folder = self.folder / "tmp"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder)
         os.close(handle)
         return Path(name)
-
-
-def _copy(reader: BinaryIO, target: Path) -> tuple[str, int]:
-    """SHA-256 and size of what was written and synced. mkstemp made the file with mode 0600."""
-    hasher, size_bytes = hashlib.sha256(), 0
-    with target.open("wb") as writer:
-        while chunk := reader.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-            size_bytes += writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return hasher.hexdigest(), size_bytes
 
 
 @contextmanager

@@ -6,33 +6,50 @@ from pathlib import Path
 
 from registry.artifacts import ArtifactFolder
 from registry.database import Database
-from registry.location import FileLocation, Location, locate
+from registry.errors import InvalidInput
+from registry.location import (
+    FileLocation,
+    HttpLocation,
+    HttpOptions,
+    PostgresqlLocation,
+    locate,
+)
 from registry.sqlite_database import open_database, upgrade_database
 from registry.store import Registry
 
 
-def open_registry(url_or_path: str | Path, *, create: bool = True) -> Registry:
+def open_registry(
+    url_or_path: str | Path, *, create: bool = True, http: HttpOptions | None = None
+) -> Registry:
     """A registry in a file (a path, a `sqlite:///` URL, or a folder that holds `registry.sqlite3`),
-    or in PostgreSQL (`postgresql+psycopg://user@host/database?artifacts=/folder`).
+    in PostgreSQL (`postgresql+psycopg://user@host/database?artifacts=/folder`), or served elsewhere
+    (`https://host`; see `registry.http_registry` for what that one does).
 
     `create` makes a new one where there is none; without it, opening never imports alembic and
     never writes. Artifacts lie beside the file, in `<file name>.artifacts`, or in the folder that
-    the URL names.
+    the URL names. `http` is for a served one: by default no token, and this user's cache folder.
 
     Raises InvalidInput, RegistryMissing, RegistryCorrupt, RegistryTooOld, RegistryTooNew (unless
     the newer schema is marked as readable by this release: then writes raise it),
     RegistryReadOnly where a new one cannot be made, and RegistryError where it is out of reach.
     """
     location = locate(url_or_path)
+    if isinstance(location, HttpLocation):
+        return _served(location, http)
     return Registry(_opened(location, create), ArtifactFolder(location.artifacts))
 
 
 def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
     """Bring a registry to this release's schema; its revision before (None: it was made) and now.
 
-    Safe beside other processes, and to repeat. Raises RegistryTooNew without changing a byte.
+    Safe beside other processes, and to repeat. Raises RegistryTooNew without changing a byte, and
+    InvalidInput for a served one.
     """
     location = locate(url_or_path)
+    if isinstance(location, HttpLocation):
+        raise InvalidInput(
+            f"registry {location.name} is served elsewhere", hint="Upgrade it where it is served."
+        )
     if isinstance(location, FileLocation):
         return upgrade_database(location.path)
     from registry.postgresql import upgrade_postgresql
@@ -40,9 +57,28 @@ def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
     return upgrade_postgresql(location.url)
 
 
-def _opened(location: Location, create: bool) -> Database:
+def _opened(location: FileLocation | PostgresqlLocation, create: bool) -> Database:
     if isinstance(location, FileLocation):
         return open_database(location.path, create=create)
     from registry.postgresql import open_postgresql
 
     return open_postgresql(location.url, create=create)
+
+
+def _served(location: HttpLocation, options: HttpOptions | None) -> Registry:
+    try:
+        from registry.http_registry import open_http
+    except ModuleNotFoundError as error:
+        if error.name != "httpx2":
+            raise
+        raise InvalidInput(
+            f"registry {location.name} needs the package httpx2, which is not installed",
+            hint="pip install 'diffusion-tuner[http]'",
+        ) from error
+    return open_http(location.url, options or HttpOptions(_cache_dir()))
+
+
+def _cache_dir() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tuner", appauthor=False)) / "registries"

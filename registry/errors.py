@@ -13,6 +13,9 @@
     │   ├── RegistryTooNew        written by a newer release; nothing was changed
     │   ├── RegistryTooOld        needs `tuner registry upgrade`
     │   ├── RegistryFull          no space left; nothing half-written remains
+    │   ├── RegistryConflict      contradicts what is there, or names what is not
+    │   ├── RegistryUnreachable   a registry over HTTP did not answer
+    │   ├── AccessDenied          a registry over HTTP wants another token
     │   ├── LeaseLost             the job was cancelled, paused, or given to another daemon
     │   └── RecordNotFound
     ├── DeviceError               exit code 5; the GPU or its driver cannot be used
@@ -90,6 +93,18 @@ class RegistryTooOld(RegistryError):
 
 
 class RegistryFull(RegistryError):
+    pass
+
+
+class RegistryConflict(RegistryError):
+    pass
+
+
+class RegistryUnreachable(RegistryError):
+    pass
+
+
+class AccessDenied(RegistryError):
     pass
 
 

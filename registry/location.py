@@ -13,7 +13,8 @@ from registry.errors import InvalidInput
 DATABASE_NAME = "registry.sqlite3"
 ARTIFACTS_OPTION = "artifacts"
 _POSTGRESQL = "postgresql+psycopg"
-_ACCEPTED = "a file path, a sqlite:/// URL or a postgresql+psycopg:// URL"
+_ACCEPTED = "a file path, or a sqlite:///, postgresql+psycopg:// or http(s):// URL"
+_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,34 @@ class PostgresqlLocation:
         return (self.artifacts,)
 
 
-Location = FileLocation | PostgresqlLocation
+@dataclass(frozen=True)
+class HttpLocation:
+    """A registry that is served elsewhere (`tuner serve`)."""
+
+    url: str
+
+    @property
+    def name(self) -> str:
+        return self.url
+
+    @property
+    def address(self) -> str:
+        return self.url
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """`cache_dir` keeps what was fetched of each registry; `token` is shown to it."""
+
+    cache_dir: Path
+    token: str | None = field(default=None, repr=False)
+
+
+Location = FileLocation | PostgresqlLocation | HttpLocation
 
 
 def locate(url_or_path: str | Path) -> Location:
@@ -86,6 +114,8 @@ def _location_of_url(text: str) -> Location:
         raise InvalidInput(f"{text!r} is not a registry: give {_ACCEPTED}") from error
     if url.drivername == _POSTGRESQL:
         return _postgresql(url)
+    if url.drivername in _HTTP:
+        return _http(url)
     if url.get_backend_name() != "sqlite" or url.host or not url.database:
         shown = url.render_as_string(hide_password=True)
         raise InvalidInput(f"{shown!r} is not a registry this release can open: give {_ACCEPTED}")
@@ -105,3 +135,14 @@ def _postgresql(url: URL) -> PostgresqlLocation:
             "a folder that every machine of the registry mounts.",
         )
     return PostgresqlLocation(without, Path(folder))
+
+
+def _http(url: URL) -> HttpLocation:
+    """A token in a URL would be in every message and list of processes."""
+    if url.username is not None or url.query or not url.host:
+        raise InvalidInput(
+            f"{url.drivername}://{url.host or ''}… is not a registry over HTTP: give "
+            "http(s)://HOST[:PORT][/PATH], without user, password or query",
+            hint="A token belongs into TUNER_REGISTRY_TOKEN.",
+        )
+    return HttpLocation(url.render_as_string().rstrip("/"))

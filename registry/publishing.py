@@ -9,13 +9,16 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from registry.digest import short
-from registry.errors import InvalidInput, RegistryError
+from registry.digest import canonical_json, short
+from registry.errors import InvalidInput, RegistryConflict
 from registry.record import ArtifactRef, TuningRecord
 from registry.records import derived_columns
-from registry.rows import sealed, to_time
+from registry.rows import sealed_bytes, to_time
 from registry.schema import ARTIFACTS, RECORD_ARTIFACTS, RECORD_READER, RECORDS
-from registry.signing import ArtifactStatement, Signature, SigningKeys
+from registry.signing import ArtifactStatement, Signer
+
+MOST = 2**63 - 1
+"""The largest integer of a database."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +30,45 @@ class Prepared:
     artifacts: tuple[dict[str, Any], ...]
 
 
-def prepare(record: TuningRecord, keys: SigningKeys | None) -> Prepared:
-    """Raises InvalidInput where the record contradicts its own key or cannot be read back."""
-    _check_key(record)
-    body = sealed(record)
-    if TuningRecord.model_validate_json(body["body"]).id != record.id:
+def prepare(record: TuningRecord, signer: Signer | None, body: bytes | None = None) -> Prepared:
+    """`body` is the record as its maker wrote it, where that was elsewhere: its signature is over
+    these very bytes. Raises InvalidInput where the record contradicts its own key, cannot be read
+    back, or holds a number that no database does."""
+    check_key(record)
+    sealed_body = sealed_bytes(canonical_json(record) if body is None else body)
+    if TuningRecord.model_validate_json(sealed_body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
-    statement = ArtifactStatement.of_record(body["body"], record.key.digest)
+    statement = ArtifactStatement.of_record(sealed_body["body"], record.key.digest)
     columns = {
-        **derived_columns(record),
-        **body,
-        **_signature_columns(statement, keys),
+        **_columns(record),
+        **sealed_body,
+        **_signature_columns(statement, signer),
         "minimum_reader": RECORD_READER,
         "status": "current",
     }
-    artifacts = tuple(_artifact_row(record, item, keys) for item in record.artifacts)
+    artifacts = tuple(_artifact_row(record, item, signer) for item in record.artifacts)
     return Prepared(record, columns, artifacts)
 
 
+def _columns(record: TuningRecord) -> dict[str, Any]:
+    """The derived columns. Raises InvalidInput for what has no weighted mean, and for numbers and
+    text that a database cannot hold."""
+    name = short(record.id)
+    try:
+        columns = derived_columns(record)
+    except (ArithmeticError, ValueError) as error:
+        raise InvalidInput(f"record {name}: its measurement has no mean ({error})") from error
+    for column, value in columns.items():
+        if isinstance(value, int) and abs(value) > MOST:
+            raise InvalidInput(f"record {name}: {column} {value} is too large to be kept")
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidInput(f"record {name}: {column} holds a NUL character")
+    return columns
+
+
 def publish(connection: Connection, prepared: Sequence[Prepared], now: datetime) -> None:
-    """Within the caller's write transaction. Raises InvalidInput and RegistryError."""
+    """Within the caller's write transaction. Raises InvalidInput and
+    RegistryConflict."""
     _check_distinct(prepared)
     newest = connection.scalar(select(func.max(RECORDS.c.publication)))
     for item in prepared:
@@ -71,12 +93,12 @@ def _insert(connection: Connection, item: Prepared, publication: int, now: str) 
 
 
 def _is_there(connection: Connection, item: Prepared) -> bool:
-    """Published before by a caller who did not learn of it. Raises RegistryError where the same id
-    holds other bytes."""
+    """Published before by a caller who did not learn of it. Raises RegistryConflict where the same
+    id holds other bytes."""
     query = select(RECORDS.c.sha256).where(RECORDS.c.id == item.record.id)
     known = connection.scalar(query)
     if known is not None and known != item.columns["sha256"]:
-        raise RegistryError(f"record {short(item.record.id)} is already published differently")
+        raise RegistryConflict(f"record {short(item.record.id)} is already published differently")
     return known is not None
 
 
@@ -88,7 +110,7 @@ def _check_artifacts(connection: Connection, record: TuningRecord) -> None:
     found = {row.sha256: row.size_bytes for row in connection.execute(query)}
     for sha256, size_bytes in wanted.items():
         if found.get(sha256) != size_bytes:
-            raise RegistryError(
+            raise RegistryConflict(
                 f"artifact {short(sha256)} ({size_bytes} bytes) of record {short(record.id)} is "
                 "not in the registry; nothing was published",
                 hint="Put artifacts before publishing the records that name them.",
@@ -101,7 +123,8 @@ def _check_distinct(prepared: Sequence[Prepared]) -> None:
         raise InvalidInput("two of the records to publish have the same key: keep the newer one")
 
 
-def _check_key(record: TuningRecord) -> None:
+def check_key(record: TuningRecord) -> None:
+    """Raises InvalidInput where the record's key names another workload, machine or plan."""
     body = {
         "workload": record.workload.digest,
         "hardware": record.environment.hardware.digest,
@@ -117,18 +140,18 @@ def _check_key(record: TuningRecord) -> None:
 
 
 def _artifact_row(
-    record: TuningRecord, artifact: ArtifactRef, keys: SigningKeys | None
+    record: TuningRecord, artifact: ArtifactRef, signer: Signer | None
 ) -> dict[str, Any]:
     statement = ArtifactStatement.of(artifact, record.key.digest)
     return {
         "record_id": record.id,
         **artifact.model_dump(),
-        **_signature_columns(statement, keys),
+        **_signature_columns(statement, signer),
     }
 
 
-def _signature_columns(statement: ArtifactStatement, keys: SigningKeys | None) -> dict[str, Any]:
-    signature: Signature | None = keys.sign(statement) if keys is not None else None
+def _signature_columns(statement: ArtifactStatement, signer: Signer | None) -> dict[str, Any]:
+    signature = None if signer is None else signer.sign(statement)
     return {
         "key_id": signature.key_id if signature else None,
         "signature": signature.value if signature else None,

@@ -77,15 +77,19 @@ class PeakMemory(Frozen):
     host_peak_bytes: int = 0
 
 
-StartRung = Literal["compile_cache", "compile"]
-"""How compiled code is come by: graphs and libraries of an artifact, or compiled anew."""
+StartRung = Literal["ahead_of_time", "compile_cache", "compile"]
+"""How compiled code is come by, the fastest first: whole functions of an artifact, which are not
+even traced; its graphs and libraries; or compiled anew."""
 
 
 class WarmStart(Frozen):
     """What a process took from compile artifacts, and what it compiled all the same. `graph`s are
-    Inductor's, `library` the C++ ones that graphs on a CPU call."""
+    Inductor's, `library` the C++ ones that graphs on a CPU call, `function` what was compiled ahead
+    of time: its graphs count as none. A miss there is one kind of call, which is then traced."""
 
     rung: StartRung
+    function_hits: int = 0
+    function_misses: int = 0
     graph_hits: int = 0
     graph_misses: int = 0
     library_hits: int = 0
@@ -96,10 +100,13 @@ class WarmStart(Frozen):
         """Counts hits and no seconds: those depend on what else a machine does. A graph whose
         libraries are compiled anew costs nearly all that it did."""
         libraries = self.library_hits + self.library_misses
-        return self.graph_hits == 0 or (libraries > 0 and self.library_hits == 0)
+        taken = self.function_hits + self.graph_hits
+        return taken == 0 or (libraries > 0 and self.library_hits == 0)
 
     @property
     def misses(self) -> int:
+        """Of what costs a compilation: a function that is missing costs tracing, and may find its
+        graphs."""
         return self.graph_misses + self.library_misses
 
 

@@ -7,16 +7,18 @@ the row is reported and never served.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from pydantic import ConfigDict
-from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
+from pydantic import ConfigDict, Field
+from sqlalchemy import ColumnElement, Connection, Select, and_, insert, or_, select, update
 
 from registry import verifications
 from registry.base import Frozen
 from registry.digest import digest, short
 from registry.errors import RecordNotFound, RegistryTooNew
+from registry.plan import PLAN_FORMAT
 from registry.record import TuningRecord
 from registry.rows import (
     AnyRow,
@@ -40,9 +42,9 @@ class StoredRecord(Frozen):
 
     `superseded_by` is the id of the newer version of its key; `revoked_reason` says why it was
     taken out of service; `pinned` whether people hold on to its key (`registry.pins`).
-    `signature`, None if unsigned, is over `statement`: the bytes as they were stored, which a newer
-    release might write otherwise. `verification` is what came of the last time its plan was run
-    again, None if it never was.
+    `signature`, None if unsigned, is over `statement`, which is of `body`: the bytes as they were
+    stored, which a newer release might write otherwise. `verification` is what came of the last
+    time its plan was run again, None if it never was. Readers older than `minimum_reader` skip it.
     """
 
     # Built when first written as JSON: answering an app needs the values only.
@@ -58,6 +60,44 @@ class StoredRecord(Frozen):
     statement: ArtifactStatement | None = None
     signature: Signature | None = None
     verification: Verification | None = None
+    body: bytes = Field(b"", exclude=True, repr=False)
+    minimum_reader: int = Field(RECORD_READER, exclude=True, repr=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which candidates: every value that is not None must be equal. `device` is "cuda" or "cpu";
+    `hardware`, `runtime` and `workload` are digests."""
+
+    model_name: str | None = None
+    architecture: str | None = None
+    weights: str | None = None
+    device: str | None = None
+    hardware: str | None = None
+    runtime: str | None = None
+    workload: str | None = None
+    max_peak_vram_bytes: int | None = None
+    max_format: int = PLAN_FORMAT
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        return {
+            "model_name": self.model_name,
+            "architecture": self.architecture,
+            "weights": self.weights,
+            "device": self.device,
+            "hardware_digest": self.hardware,
+            "runtime_digest": self.runtime,
+            "workload_digest": self.workload,
+        }
+
+
+@dataclass(frozen=True)
+class Page:
+    """At most `limit` records, those that come behind the record of id `after`."""
+
+    limit: int
+    after: str | None = None
 
 
 def family(record: TuningRecord) -> str:
@@ -131,6 +171,8 @@ def stored(row: AnyRow) -> StoredRecord:
         statement=ArtifactStatement.of_record(row.body, record.key.digest),
         signature=signature_of(row),
         verification=verifications.verification_of(row),
+        body=row.body,
+        minimum_reader=row.minimum_reader,
     )
 
 
@@ -155,24 +197,31 @@ def get(connection: Connection, record_id: str) -> StoredRecord:
     return stored(row)
 
 
-def candidates_query(
-    wanted: Mapping[str, str | None], max_peak_vram_bytes: int | None, max_format: int
-) -> Select[Any]:
+def candidates_query(wanted: Wanted) -> Select[Any]:
     """Current records whose columns equal every value of `wanted` that is not None."""
     conditions = [
         RECORDS.c.status == "current",
-        RECORDS.c.plan_format <= max_format,
+        RECORDS.c.plan_format <= wanted.max_format,
         RECORDS.c.minimum_reader <= RECORD_READER,
     ]
-    conditions += _equal(wanted)
-    if max_peak_vram_bytes is not None:
-        conditions.append(RECORDS.c.peak_vram_bytes <= max_peak_vram_bytes)
+    conditions += _equal(wanted.columns)
+    if wanted.max_peak_vram_bytes is not None:
+        conditions.append(RECORDS.c.peak_vram_bytes <= wanted.max_peak_vram_bytes)
     return select_records(*conditions)
 
 
-def history_query(wanted: Mapping[str, str | None], limit: int) -> Select[Any]:
+def history_query(wanted: Mapping[str, str | None]) -> Select[Any]:
     """Records of every status whose columns equal every value of `wanted` that is not None."""
-    return select_records(*_equal(wanted)).limit(limit)
+    return select_records(*_equal(wanted))
+
+
+def on_page(query: Select[Any], page: Page) -> Select[Any]:
+    """Of a query of `select_records`: nothing behind an id that is not there."""
+    if page.after is None:
+        return query.limit(page.limit)
+    this = select(RECORDS.c.publication).where(RECORDS.c.id == page.after).scalar_subquery()
+    same_publication = and_(RECORDS.c.publication == this, RECORDS.c.id > page.after)
+    return query.where(or_(RECORDS.c.publication < this, same_publication)).limit(page.limit)
 
 
 def _equal(wanted: Mapping[str, str | None]) -> list[ColumnElement[bool]]:

@@ -30,7 +30,11 @@ def sha256_of(data: bytes) -> str:
 
 def sealed(value: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     """The columns `body` and `sha256`."""
-    body = canonical_json(value)
+    return sealed_bytes(canonical_json(value))
+
+
+def sealed_bytes(body: bytes) -> dict[str, Any]:
+    """`sealed`, of what is canonical JSON already."""
     return {"body": body, "sha256": sha256_of(body)}
 
 

@@ -13,10 +13,10 @@ import base64
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, field_validator
 from registry.base import Frozen
 from registry.digest import canonical_json
 from registry.errors import InvalidInput, UntrustedArtifact
-from registry.record import ArtifactKind, ArtifactRef
+from registry.record import ArtifactKind, ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 
 KEY_FILE = "signing-key.pem"
@@ -65,6 +65,29 @@ class ArtifactStatement(Frozen):
         )
 
 
+class BundleStatement(Frozen):
+    """What the signature of a bundle says: this is its manifest, which names all that is in it."""
+
+    format: Literal[1] = 1
+    kind: Literal["bundle"] = "bundle"
+    size_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @classmethod
+    def of(cls, manifest: bytes) -> BundleStatement:
+        return cls(size_bytes=len(manifest), sha256=sha256_of(manifest))
+
+
+Statement = ArtifactStatement | BundleStatement
+
+
+def statements(record: TuningRecord, body: bytes) -> Iterator[ArtifactStatement]:
+    """Everything of a record that is signed; `body` is its canonical JSON, as it was written."""
+    yield ArtifactStatement.of_record(body, record.key.digest)
+    for artifact in record.artifacts:
+        yield ArtifactStatement.of(artifact, record.key.digest)
+
+
 class Signature(Frozen):
     """`key_id` is a short digest of the public key; `value` is base64."""
 
@@ -98,6 +121,23 @@ def key_id(public_key: bytes) -> str:
     return sha256_of(public_key)[:_KEY_ID_LENGTH]
 
 
+class Signer(Protocol):
+    """Who signs what is published."""
+
+    def sign(self, statement: ArtifactStatement) -> Signature | None:
+        """None: it stays unsigned."""
+
+
+class GivenSignatures:
+    """Signatures that came along with what they are of, from another machine or registry."""
+
+    def __init__(self, given: Mapping[ArtifactStatement, Signature]) -> None:
+        self._given = given
+
+    def sign(self, statement: ArtifactStatement) -> Signature | None:
+        return self._given.get(statement)
+
+
 class SigningKeys:
     """The user's own key pair, made at first use, and the list of public keys the user trusts.
 
@@ -114,12 +154,12 @@ class SigningKeys:
             name="own", public_key=_text(self._own_key().public_key().public_bytes_raw())
         )
 
-    def sign(self, statement: ArtifactStatement) -> Signature:
+    def sign(self, statement: Statement) -> Signature:
         key = self._own_key()
         value = key.sign(canonical_json(statement))
         return Signature(key_id=key_id(key.public_key().public_bytes_raw()), value=_text(value))
 
-    def verify(self, statement: ArtifactStatement, signature: Signature | None) -> None:
+    def verify(self, statement: Statement, signature: Signature | None) -> None:
         """Raises UntrustedArtifact unless a trusted key signed exactly this statement."""
         what = f"{statement.kind} {statement.sha256[:12]}"
         if signature is None:

@@ -19,14 +19,14 @@ from registry import (
     verifications,
     versions,
 )
-from registry.artifacts import ArtifactFolder
+from registry.artifacts import ArtifactFolder, Incoming, Staged
 from registry.database import Database
 from registry.environment import Environment
 from registry.errors import InvalidInput, RegistryError
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
-from registry.records import StoredRecord
-from registry.signing import ArtifactStatement, SigningKeys
+from registry.records import Page, StoredRecord, Wanted
+from registry.signing import ArtifactStatement, Signature, Signer, SigningKeys
 from registry.sqlite_database import SqliteDatabase
 from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
@@ -48,6 +48,8 @@ FETCH_WAIT_S = 0.2
 GARBAGE_GRACE = timedelta(days=1)
 """Longer than any run takes between putting an artifact and publishing the record that names it."""
 
+RecordPage = tuple[tuple[StoredRecord, ...], str | None]
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +66,16 @@ class Registry:
     def name(self) -> str:
         """What messages call it; holds no password."""
         return self._database.name
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it lies behind a service, elsewhere."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the answers given so far."""
+        return ()
 
     @property
     def path(self) -> Path:
@@ -148,19 +160,24 @@ class Registry:
         new_records: Sequence[TuningRecord],
         *,
         now: datetime,
-        keys: SigningKeys | None = None,
+        keys: Signer | None = None,
         end: StudyEnd | None = None,
         lease: Lease | None = None,
+        bodies: Sequence[bytes] | None = None,
     ) -> tuple[str, ...]:
         """All of them or none; their ids in the same order.
 
         The current record of the same key is superseded. With `keys` the records and their
         artifacts are signed. With `end` the study ends in the same transaction. With `lease`,
         that of the job this is done for, nothing happens unless it still holds. Publishing a
-        record again changes nothing. Raises InvalidInput where a record contradicts its own key,
-        LeaseLost.
+        record again changes nothing. `bodies` are the records' bytes as their maker wrote them,
+        where that was elsewhere. Raises InvalidInput where a record contradicts its own key,
+        RegistryConflict where an artifact is missing, LeaseLost.
         """
-        prepared = [publishing.prepare(record, keys) for record in new_records]
+        prepared = [
+            publishing.prepare(record, keys, None if bodies is None else bodies[number])
+            for number, record in enumerate(new_records)
+        ]
         with self._database.write() as connection:
             if lease is not None:
                 from registry import leases
@@ -189,16 +206,26 @@ class Registry:
         `device` is "cuda" or "cpu"; `hardware`, `runtime` and `workload` are digests. Records that
         need a newer reader are skipped; damaged ones too, with a warning, and `check` names them.
         """
-        wanted = {
-            "model_name": model_name,
-            "architecture": architecture,
-            "weights": weights,
-            "device": device,
-            "hardware_digest": hardware,
-            "runtime_digest": runtime,
-            "workload_digest": workload,
-        }
-        return self._readable(records.candidates_query(wanted, max_peak_vram_bytes, max_format))
+        wanted = Wanted(
+            model_name=model_name,
+            architecture=architecture,
+            weights=weights,
+            device=device,
+            hardware=hardware,
+            runtime=runtime,
+            workload=workload,
+            max_peak_vram_bytes=max_peak_vram_bytes,
+            max_format=max_format,
+        )
+        return self._readable(records.candidates_query(wanted))
+
+    def candidate_page(self, wanted: Wanted, page: Page) -> RecordPage:
+        """A part of `candidates`, and the id behind which the next begins; None: there is none."""
+        return self._page(records.candidates_query(wanted), page)
+
+    def history_page(self, wanted: Mapping[str, str | None], page: Page) -> RecordPage:
+        """A part of `history`, whose names of columns `wanted` has."""
+        return self._page(records.history_query(wanted), page)
 
     def record(self, id_prefix: str) -> StoredRecord:
         """Raises RecordNotFound (an ambiguous prefix says so), RegistryCorrupt, RegistryTooNew."""
@@ -224,7 +251,7 @@ class Registry:
             "architecture": architecture,
             "plan_digest": plan_digest,
         }
-        return self._readable(records.history_query(wanted, limit))
+        return self._readable(records.history_query(wanted).limit(limit))
 
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""
@@ -274,10 +301,19 @@ class Registry:
 
     def put_artifact(self, kind: ArtifactKind, source: Path | bytes) -> ArtifactRef:
         """Keep a file's bytes; the same bytes are kept once. The row follows the synced file."""
-        with self._artifacts.stage(source) as staged, self._database.write() as connection:
+        staged = self._artifacts.stage(source)
+        self.keep_artifact(staged)
+        return ArtifactRef(kind=kind, sha256=staged.sha256, size_bytes=staged.size_bytes)
+
+    def incoming_artifact(self) -> Incoming:
+        """For bytes that come in pieces; what is staged of them is for `keep_artifact`."""
+        return self._artifacts.incoming()
+
+    def keep_artifact(self, staged: Staged) -> None:
+        """Keep staged bytes, or remove them where that fails."""
+        with staged, self._database.write() as connection:
             staged.place()
             artifact_rows.note(connection, staged)
-        return ArtifactRef(kind=kind, sha256=staged.sha256, size_bytes=staged.size_bytes)
 
     def artifact_path(self, artifact: ArtifactRef) -> Path:
         """The file, its digest checked now. It proves no maker: see `trusted_artifact`.
@@ -294,6 +330,20 @@ class Registry:
         with self._database.read() as connection:
             artifact_rows.check_known(connection, artifact)
         return self._artifacts.read(artifact.sha256, artifact.size_bytes)
+
+    def find_artifact(self, sha256: str) -> tuple[Path, int]:
+        """Where the bytes of this digest lie and how many they are, unproved: for those who hand
+        them on to somebody who proves them. Raises RecordNotFound, InvalidInput."""
+        path = self._artifacts.path(sha256)
+        with self._database.read() as connection:
+            return path, artifact_rows.size_bytes(connection, sha256)
+
+    def artifact_signatures(
+        self, record_ids: Sequence[str]
+    ) -> dict[tuple[str, ArtifactRef], Signature | None]:
+        """Of every artifact of these records, by the record's id and the artifact."""
+        with self._database.read() as connection:
+            return artifact_rows.signatures(connection, record_ids)
 
     def trusted_artifact(
         self, stored: StoredRecord, artifact: ArtifactRef, keys: SigningKeys
@@ -388,3 +438,9 @@ class Registry:
     def _readable(self, query: Select[Any]) -> tuple[StoredRecord, ...]:
         with self._database.read() as connection:
             return rows.readable(connection.execute(query), records.stored)
+
+    def _page(self, query: Select[Any], page: Page) -> RecordPage:
+        with self._database.read() as connection:
+            found = connection.execute(records.on_page(query, page)).all()
+        more = found[-1].id if len(found) == page.limit else None
+        return rows.readable(found, records.stored), more

@@ -64,7 +64,7 @@ class Workload(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _sorted(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("shapes"):
+        if isinstance(data, dict) and isinstance(data.get("shapes"), list | tuple):
             shapes = [Shape.model_validate(shape) for shape in data["shapes"]]
             order = ("frames", "height", "width", "batch_size", "guidance")
             shapes.sort(key=lambda shape: [getattr(shape, field) for field in order])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import tempfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests import cached_compiler
 
 # Before anything imports torch: tiny models are many times slower on several threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +35,7 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere.write_text("a test that needs a home asks for the fixture `home`")
     for name, folder in HOME_VARIABLES.items():
         monkeypatch.setenv(name, os.path.normpath(nowhere / folder))
-    for name in ("TUNER_HOME", "TUNER_REGISTRY"):
+    for name in ("TUNER_HOME", "TUNER_REGISTRY", "TUNER_REGISTRY_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -59,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
     # A suite in the background of a shell inherits an ignored Ctrl-C, and hands it on to every
     # child that a test means to stop with it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        folder = Path(tempfile.mkdtemp(prefix="compiled-"))
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+        cached_compiler.install(folder)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
     state = config.getoption("--soak-state")
     if state is not None:
         config.pluginmanager.register(SoakState(state), "soak-state")

@@ -17,7 +17,9 @@ import tuner
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = {"torch", "torchao", "diffusers", "transformers", "accelerate", "torchmetrics"}
-HEAVY = TORCH | {"alembic", "rich", "apscheduler", "PIL", "numpy"}
+SERVICE = {"fastapi", "starlette", "uvicorn", "httpx2", "psycopg"}
+"""Wanted by registries whose URL says so, and by nothing else."""
+HEAVY = TORCH | SERVICE | {"alembic", "rich", "apscheduler", "PIL", "numpy"}
 READS_THE_ENVIRONMENT = {
     "tuner/config.py",
     "tuner/pipeline/artifacts.py",

@@ -208,8 +208,7 @@ def note_miss(
     if wanted is False:
         return None
     settings = load_settings()
-    given = options.get("registry")
-    registry, _ = _opened(settings.registry if given is None else given)
+    registry, _ = _opened(settings, options.get("registry"))
     host_memory = options.get("host_memory")
     question = Question(
         model=model,
@@ -234,29 +233,59 @@ def find_plan(
         model, weights=options.get("weights", "pretrained"), revision=options.get("revision")
     )
     settings = load_settings()
-    given = options.get("registry")
-    registry, missing = _opened(settings.registry if given is None else given)
-    detection = detect(_gpu(options), settings=settings)
+    registry, missing = _opened(settings, options.get("registry"))
+    found = Place(
+        registry=registry,
+        detection=detect(_gpu(options), settings=settings),
+        settings=settings,
+        cached=cached_weights(spec, settings.hub_cache_dir),
+        notes=missing,
+    )
+    return answer_at(found, spec, budget_bytes, workload, options, asked_as=model)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a plan shall run and what is known there. `cached` is what its hub cache holds of the
+    model; `notes` go with the answer."""
+
+    registry: Registry | None
+    detection: Detection
+    settings: Settings
+    cached: CachedWeights | None = None
+    notes: tuple[str, ...] = ()
+
+
+def answer_at(
+    place: Place,
+    spec: ModelSpec,
+    budget_bytes: int,
+    workload: Workload,
+    options: PlanOptions,
+    *,
+    asked_as: str,
+) -> PlanAnswer:
+    """`find_plan` for a place that is known already, this machine or another. Raises as it does."""
+    registry, detection = place.registry, place.detection
     inventory = known_inventory(registry, spec)
     if inventory is not None:
         require_factor(workload.shapes, inventory.resolution_factor, spec.ref.name)
-    cached = cached_weights(spec, settings.hub_cache_dir)
-    request = _request(spec, budget_bytes, workload, options, inventory, registry, cached)
-    request = replace(request, asked_as=model)
+    request = _request(spec, budget_bytes, workload, options, inventory, registry, place.cached)
+    request = replace(request, asked_as=asked_as)
     foresight = None if inventory is None else Foresight(inventory, detection.environment)
     stored = tuple(_candidates(registry, request, detection))
     experience = Experience(registry, request, detection.environment) if registry else None
     answer = resolve(request, stored, detection.environment, foresight, experience)
-    notes = (*answer.notes, *detection.problems, *missing)
-    answer = replace(answer, notes=notes)
+    from_registry = () if registry is None else registry.notes
+    notes = (*answer.notes, *detection.problems, *place.notes, *from_registry)
     return PlanAnswer(
         model=spec,
         workload=workload,
         detection=detection,
-        answer=answer,
+        answer=replace(answer, notes=notes),
         inventory=inventory,
         registry=registry,
-        settings=settings,
+        settings=place.settings,
     )
 
 
@@ -288,9 +317,12 @@ def _gpu(options: PlanOptions) -> str | None:
     return None if gpu is None else str(gpu)
 
 
-def _opened(registry: str | Path) -> tuple[Registry | None, tuple[str, ...]]:
+def _opened(
+    settings: Settings, given: str | Path | None
+) -> tuple[Registry | None, tuple[str, ...]]:
+    url = settings.registry if given is None else given
     try:
-        return open_registry(registry, create=False), ()
+        return open_registry(url, create=False, http=settings.http), ()
     except RegistryMissing as error:
         return None, (error.message,)
 

@@ -17,6 +17,7 @@ from registry.record import MatchKind, StartRung, WarmStart
 from tuner.answers import PlanAnswer, PlanOptions, get_plan
 
 if TYPE_CHECKING:
+    from tuner.pipeline.ahead import Ahead
     from tuner.pipeline.apply import ApplyReport
 
 logger = logging.getLogger("tuner")
@@ -85,7 +86,8 @@ def load(
 
     from tuner.pipeline import apply as engine
 
-    pipe = engine.load(answer.model, answer.plan, engine.device_of(answer.environment))
+    device = engine.device_of(answer.environment)
+    pipe = engine.load(answer.model, answer.plan, device, ahead=code.ahead)
     pipe.tuner_report = _load_report(answer, code, load_s=time.perf_counter() - start)
     return pipe
 
@@ -115,7 +117,7 @@ def apply(pipe: Any, plan: PlanAnswer | Plan, *, allow_partial: bool = False) ->
         return engine.apply(pipe, plan, engine.default_device(), allow_partial=allow_partial)
     code = _use_artifacts(plan)
     device = engine.device_of(plan.environment)
-    report = engine.apply(pipe, plan.plan, device, allow_partial=allow_partial)
+    report = engine.apply(pipe, plan.plan, device, allow_partial=allow_partial, ahead=code.ahead)
     proved = {"budget_proved": plan.match == "exact", "artifacts": code.told}
     return report.model_copy(update=proved)
 
@@ -127,10 +129,14 @@ class _Code:
     is_used: bool = False
     refused: tuple[str, ...] = ()
     counted: Counted = _nothing_taken
+    ahead: Ahead | None = None
 
     @property
     def rung(self) -> StartRung:
-        return "compile_cache" if self.is_used else "compile"
+        if not self.is_used:
+            return "compile"
+        is_ahead = self.ahead is not None and self.ahead.is_offered
+        return "ahead_of_time" if is_ahead else "compile_cache"
 
     @property
     def told(self) -> str:
@@ -173,4 +179,4 @@ def _use_artifacts(answer: PlanAnswer) -> _Code:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         logger.warning("compile artifacts not used: %s", reason)
         return _Code(refused=(reason,))
-    return _Code(is_used=True, counted=taken[0].counted)
+    return _Code(is_used=True, counted=taken[0].counted, ahead=taken[0].ahead)

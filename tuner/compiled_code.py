@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
@@ -28,20 +28,24 @@ MAX_BYTES = 4 << 30
 MAX_INDEX_BYTES = 4 << 20
 _LENGTH_BYTES = 8
 
-EntryKind = Literal["graph", "autograd_graph", "library", "torch_cache"]
+EntryKind = Literal["graph", "autograd_graph", "library", "torch_cache", "function"]
 NAMES: Mapping[EntryKind, re.Pattern[str]] = {
     "graph": re.compile(r"fxgraph/[a-z0-9]{2}/[a-z0-9]{8,100}/[a-z0-9]{8,100}"),
     "autograd_graph": re.compile(r"aotautograd/[a-z0-9]{8,100}/[a-z0-9]{8,100}"),
     "library": re.compile(r"[a-z0-9]{2}/[a-z0-9]{8,100}(\.main)?\.so"),
     "torch_cache": re.compile(r"torch-cache"),
+    "function": re.compile(r"function/[0-9a-f]{64}"),
 }
 """Three kinds are files of Inductor's cache folder, by their path in it. "torch_cache" is what
-`torch.compiler.save_cache_artifacts` gives."""
+`torch.compiler.save_cache_artifacts` gives; a "function" is code compiled ahead of time, by the key
+of the calls that it serves. It is a pickle, and stays closed until such a call."""
+
+KEPT_IN_MEMORY: frozenset[EntryKind] = frozenset({"torch_cache", "function"})
 
 
 @dataclass(frozen=True)
 class CodePart:
-    """One content. `name` is its path in the compile cache's folder, but for "torch_cache"."""
+    """One content. `name` is the path in the compile cache's folder of what belongs there."""
 
     kind: EntryKind
     name: str
@@ -84,6 +88,11 @@ class CompiledCode:
     parts: tuple[CodePart, ...]
     compiler: str | None = None
 
+    @property
+    def files(self) -> tuple[CodePart, ...]:
+        """What belongs in the compile cache's folder."""
+        return tuple(part for part in self.parts if part.kind not in KEPT_IN_MEMORY)
+
     def of_kind(self, kind: EntryKind) -> tuple[CodePart, ...]:
         return tuple(part for part in self.parts if part.kind == kind)
 
@@ -109,6 +118,14 @@ def unpack(data: bytes) -> CompiledCode:
         if part.kind == "torch_cache":
             check_torch_cache(part.data)
     return CompiledCode(parts, index.compiler)
+
+
+def without_functions(data: bytes) -> bytes | None:
+    """The same without what was compiled ahead of time; None where there is none. Raises
+    UntrustedArtifact."""
+    code = unpack(data)
+    parts = tuple(part for part in code.parts if part.kind != "function")
+    return pack(replace(code, parts=parts)) if parts and parts != code.parts else None
 
 
 def _entry(part: CodePart) -> Entry:

@@ -10,10 +10,12 @@ from pathlib import Path
 import platformdirs
 
 from registry.errors import InvalidInput
+from registry.location import HttpOptions
 
 APP_NAME = "tuner"
 HOME_VARIABLE = "TUNER_HOME"
 REGISTRY_VARIABLE = "TUNER_REGISTRY"
+TOKEN_VARIABLE = "TUNER_REGISTRY_TOKEN"  # noqa: S105 (a variable's name)
 REGISTRY_FILE = "registry.sqlite3"
 
 
@@ -21,7 +23,8 @@ REGISTRY_FILE = "registry.sqlite3"
 class Settings:
     """Where things are kept, and what the user's environment says about the machine.
 
-    `registry` is a path or URL as `open_registry` takes it. `visible_devices` is
+    `registry` is a path or URL as `open_registry` takes it, `registry_token` what a served one is
+    shown; workers do not inherit it. `visible_devices` is
     CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
     that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models,
     `torch_hub_dir` where `torch.hub` does. `environ` is what worker processes inherit; it may hold
@@ -37,6 +40,12 @@ class Settings:
     hub_cache_dir: Path = Path()
     torch_hub_dir: Path = Path()
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    registry_token: str | None = field(default=None, repr=False)
+
+    @property
+    def http(self) -> HttpOptions:
+        """How registries are opened that are served elsewhere."""
+        return HttpOptions(self.cache_dir / "registries", self.registry_token)
 
     @property
     def locks_dir(self) -> Path:
@@ -63,7 +72,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `environ`, by default this process's own. Nothing is created on disk.
 
     TUNER_HOME puts data, cache and configuration under one folder; TUNER_REGISTRY is the
-    registry's path or URL. An empty value counts as not set. Raises InvalidInput.
+    registry's path or URL, TUNER_REGISTRY_TOKEN the token for one over HTTP. An empty value counts
+    as not set. Raises InvalidInput.
     """
     environ = dict(os.environ if environ is None else environ)
     data_dir, cache_dir, config_dir = _folders(environ.get(HOME_VARIABLE))
@@ -76,7 +86,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cxx=environ.get("CXX") or None,
         hub_cache_dir=_hub_cache(environ),
         torch_hub_dir=_torch_hub(environ),
-        environ=environ,
+        environ={name: value for name, value in environ.items() if name != TOKEN_VARIABLE},
+        registry_token=environ.get(TOKEN_VARIABLE) or None,
     )
 
 

@@ -6,7 +6,7 @@ any size finds it, on a machine without torch too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from registry.environment import Runtime
     from registry.inventory import ModelInventory
     from registry.store import Registry
-    from registry.workload import Workload
+    from registry.workload import ModelRef, Workload
     from tuner.hub_cache import CachedWeights
     from tuner.model_spec import ModelSpec
 
@@ -74,6 +74,21 @@ def _is_shipped_one(model: ModelSpec, name: str) -> bool:
     if catalog.entry(name).ships_weights:
         return model.ref.weights == "pretrained"
     return (model.ref.weights, model.seed) == ("random", 0)
+
+
+def inventories_of(registry: Registry, models: Iterable[ModelRef]) -> dict[str, ModelInventory]:
+    """Of models that have the same name on another machine, by their keys: not of local folders."""
+    from tuner.models import resolve_model
+
+    found = {}
+    for ref in set(models):
+        if ref.source == "local":
+            continue
+        spec = resolve_model(ref.name, weights=ref.weights, revision=ref.revision, folders=False)
+        kept = registry.inventory(inventory_key(spec))
+        if kept is not None:
+            found[inventory_key(spec)] = kept
+    return found
 
 
 def counted_inventory(

@@ -15,9 +15,15 @@ HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
 
 def resolve_model(
-    name: str, *, weights: Weights = "pretrained", revision: str | None = None, seed: int = 0
+    name: str,
+    *,
+    weights: Weights = "pretrained",
+    revision: str | None = None,
+    seed: int = 0,
+    folders: bool = True,
 ) -> ModelSpec:
-    """The ModelSpec of a catalog name, a local diffusers folder or a hub id, in that order.
+    """The ModelSpec of a catalog name, a local diffusers folder or a hub id, in that order. Without
+    `folders` nothing is looked for on disk: whoever asks is on another machine.
 
     Raises UnknownModel for anything else and InvalidInput for random weights of a hub model,
     whose configs are not known here. Nothing is downloaded.
@@ -26,10 +32,10 @@ def resolve_model(
         raise UnknownModel("no model is named", hint="`tuner models` lists the catalog.")
     if name in catalog.names():
         return _from_catalog(name, weights, revision, seed)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(name).expanduser() if folders else None
+    if path is not None and path.is_dir():
         return _from_folder(path, weights, revision, seed)
-    if HUB_ID.fullmatch(name) and not path.is_absolute():
+    if HUB_ID.fullmatch(name):
         ref = ModelRef(name=name, source="hub", revision=revision, weights=weights)
         _refuse_random(name, weights)
         return ModelSpec(ref=ref, hub_id=name, seed=seed)

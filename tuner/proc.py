@@ -5,6 +5,7 @@ Read directly, since a sample of a running trial must cost well under a millisec
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 DEAD_STATES = "ZX"
+STAT_BYTES = 4096
 GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 COMPILER = re.compile(
     r"(.*-)?(c\+\+|g\+\+|gcc|cc1|cc1plus|clang|clang\+\+|collect2|as|ld|lld|ld\.\w+"
@@ -46,18 +48,25 @@ class ResidentMemory:
 
 def process_table() -> dict[int, Process]:
     """Every process that can be seen, by pid."""
-    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
-    found = (read_process(pid) for pid in pids)
+    with os.scandir(PROC) as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    found = map(read_process, pids)
     return {process.pid: process for process in found if process is not None}
 
 
 def read_process(pid: int) -> Process | None:
     try:
-        # The name, in brackets, may hold spaces and brackets itself.
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        descriptor = os.open(f"{PROC}/{pid}/stat", os.O_RDONLY)
+        try:
+            line = os.read(descriptor, STAT_BYTES)
+        finally:
+            os.close(descriptor)
     except GONE:
         return None
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0], int(fields[19]))
+    # The name, in brackets, may hold spaces and brackets itself.
+    fields = line[line.rindex(b")") + 1 :].split(maxsplit=20)
+    state = fields[0].decode()
+    return Process(pid, int(fields[1]), int(fields[3]), state, int(fields[19]))
 
 
 def proportional_bytes(pid: int) -> int:

@@ -11,7 +11,7 @@ from registry.plan import Plan
 from registry.record import ArtifactRef, Measurement, Quality, RecordKey, Trial, TuningRecord
 from tuner.request import StudyRequest
 from tuner.search import Proven
-from tuner.units import format_seconds
+from tuner.units import format_seconds, how_many
 
 
 def make_record(
@@ -86,11 +86,11 @@ def why_nothing(trials: Sequence[Trial], limit_s: float | None) -> str:
     timed = {trial.plan.digest for trial in trials if trial.measurement is not None}
     rejected = {trial.plan.digest for trial in trials if _was_rejected(trial)}
     unrepeated = [trial for trial in trials if trial.rung == "replay" and trial.failure is not None]
-    parts = [f"{len(timed)} plans ran"]
+    parts = [f"{how_many(len(timed), 'plan')} ran"]
     if rejected:
         parts.append(f"{len(rejected)} lost the picture")
     if unrepeated:
-        parts.append(f"{len(unrepeated)} replays did not repeat what was measured")
+        parts.append(f"{how_many(len(unrepeated), 'replay')} did not repeat what was measured")
     ended = (
         "nothing was left to try"
         if limit_s is None

@@ -119,3 +119,8 @@ def exact_bytes(amount: int) -> str:
         if amount % factor == 0:
             return f"{amount // factor}{unit}"
     return f"{amount}B"
+
+
+def how_many(count: int, thing: str) -> str:
+    """ "1 plan", "3 plans", for things whose plural takes an s."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import InvalidInput, RecordNotFound, RegistryError, UntrustedArtifact
+from registry.errors import (
+    InvalidInput,
+    RecordNotFound,
+    RegistryConflict,
+    RegistryError,
+    UntrustedArtifact,
+)
 from registry.record import ArtifactRef
 from registry.signing import ArtifactStatement, SigningKeys
 from registry.store import Registry
@@ -33,85 +39,8 @@ def pinned(registry: Registry) -> set[str]:
     return {found.record.id for found in registry.candidates() if found.pinned}
 
 
-class RegistryConformance:
-    """Each test begins with an empty registry."""
-
-    # Studies and trials
-
-    def test_a_study_keeps_what_it_was_asked(self, registry: Registry) -> None:
-        study = begin(registry)
-        assert study.status == "running"
-        assert study.model == samples.MODEL
-        assert study.workload == samples.WORKLOAD
-        assert study.environment == samples.ENVIRONMENT
-        assert study.started_at == NOW
-        assert study.request["nested"] == {"seeds": [1, 2]}
-        assert registry.study(study.id[:8]) == study
-
-    def test_an_unfinished_study_is_continued(self, registry: Registry) -> None:
-        first = begin(registry)
-        assert begin(registry, minutes=5) == first
-        registry.finish_study(first.id, status="interrupted", summary={}, now=later(6))
-        continued = begin(registry, minutes=7)
-        assert (continued.id, continued.status) == (first.id, "running")
-        assert continued.finished_at is None
-
-    @pytest.mark.parametrize("status", ["finished", "failed"])
-    def test_an_ended_study_is_not_continued(self, registry: Registry, status: str) -> None:
-        first = begin(registry)
-        registry.finish_study(first.id, status=status, summary={"best": 1.5}, now=later(1))  # type: ignore[arg-type]
-        ended = registry.study(first.id)
-        assert (ended.status, ended.finished_at) == (status, later(1))
-        assert ended.summary == {"best": 1.5}
-        assert begin(registry, minutes=2).id != first.id
-
-    def test_a_finished_study_stays_finished(self, registry: Registry) -> None:
-        """Another who was at it comes too late with his end."""
-        study = begin(registry)
-        registry.finish_study(study.id, status="finished", summary={"best": 1.5}, now=later(1))
-        late: tuple[StudyEndStatus, ...] = ("interrupted", "failed")
-        for status in late:
-            registry.finish_study(study.id, status=status, summary={}, now=later(2))
-        ended = registry.study(study.id)
-        assert (ended.status, ended.summary, ended.finished_at) == (
-            "finished",
-            {"best": 1.5},
-            later(1),
-        )
-
-    def test_another_identity_is_another_study(self, registry: Registry) -> None:
-        assert begin(registry, "one").id != begin(registry, "two").id
-
-    def test_studies_are_listed_newest_first(self, registry: Registry) -> None:
-        ids = [begin(registry, str(number), minutes=number).id for number in range(3)]
-        assert [study.id for study in registry.studies(limit=2)] == ids[:0:-1]
-        assert registry.studies(model_name="sdxl") == ()
-
-    def test_trials_come_back_in_order(self, registry: Registry) -> None:
-        study, other = begin(registry, "one"), begin(registry, "two")
-        log = registry.put_artifact("log", b"said the worker")
-        tried = [samples.trial(1), samples.trial(2, log=log), samples.trial(1)]
-        numbers = [registry.add_trial(study.id, trial) for trial in tried]
-        assert numbers == sorted(set(numbers))
-        assert registry.trials(study.id) == tuple(tried)
-        assert registry.trials(other.id) == ()
-
-    def test_trials_of_a_plan_are_found_in_every_study(self, registry: Registry) -> None:
-        study, other = begin(registry, "one"), begin(registry, "two")
-        plans = [samples.trial(number) for number in (1, 2)]
-        for row, trial in ((study, plans[0]), (study, plans[1]), (other, plans[0])):
-            registry.add_trial(row.id, trial)
-        digest = plans[0].plan.digest
-        assert registry.trials_of_plan(digest) == ((other, plans[0]), (study, plans[0]))
-        assert registry.trials_of_plan(digest, limit=1) == ((other, plans[0]),)
-        assert registry.trials_of_plan("f" * 64) == ()
-
-    def test_a_trial_needs_its_study_and_its_log(self, registry: Registry) -> None:
-        with pytest.raises(RecordNotFound, match="no study"):
-            registry.add_trial("f" * 32, samples.trial())
-        lost = ArtifactRef(kind="log", sha256="c" * 64, size_bytes=3)
-        with pytest.raises(RegistryError, match="cccc"):
-            registry.add_trial(begin(registry).id, samples.trial(log=lost))
+class RecordConformance:
+    """Records and artifacts, wherever the registry is. Each test begins with an empty one."""
 
     # Publishing and finding
 
@@ -174,19 +103,9 @@ class RegistryConformance:
 
     def test_all_or_none_are_published(self, registry: Registry) -> None:
         lost = ArtifactRef(kind="compile_cache", sha256="c" * 64, size_bytes=3)
-        study = begin(registry)
         records = [samples.record(), samples.record(threads=2, artifacts=(lost,))]
-        end = StudyEnd(study.id, "finished", {})
-        with pytest.raises(RegistryError, match="nothing was published"):
-            registry.publish(records, now=NOW, end=end)
-        assert registry.history() == ()
-        assert registry.study(study.id).status == "running"
-        registry.publish(records[:1], now=NOW, end=end)
-        assert registry.study(study.id).status == "finished"
-
-    def test_publishing_with_an_unknown_study_publishes_nothing(self, registry: Registry) -> None:
-        with pytest.raises(RecordNotFound):
-            registry.publish([samples.record()], now=NOW, end=StudyEnd("f" * 32, "finished", {}))
+        with pytest.raises(RegistryConflict, match="nothing was published"):
+            registry.publish(records, now=NOW)
         assert registry.history() == ()
 
     def test_a_record_that_contradicts_its_key_is_refused(self, registry: Registry) -> None:
@@ -194,6 +113,15 @@ class RegistryConformance:
         wrong = record.model_copy(update={"plan": samples.plan(threads=7)})
         with pytest.raises(InvalidInput, match="names plan"):
             registry.publish([wrong], now=NOW)
+
+    def test_what_no_database_holds_is_refused(self, registry: Registry) -> None:
+        with pytest.raises(InvalidInput, match="too large to be kept"):
+            registry.publish([samples.record(budget_bytes=2**63)], now=NOW)
+        with pytest.raises(InvalidInput, match="NUL character"):
+            registry.publish([samples.record(name="tiny\0flux")], now=NOW)
+        empty = samples.measurement().model_copy(update={"shapes": ()})
+        with pytest.raises(InvalidInput, match="no mean"):
+            registry.publish([samples.record().model_copy(update={"measurement": empty})], now=NOW)
 
     def test_two_records_of_one_key_at_once_are_refused(self, registry: Registry) -> None:
         with pytest.raises(InvalidInput, match="same key"):
@@ -301,7 +229,7 @@ class RegistryConformance:
         assert registry.rollback(bad.id, now=NOW).record == again
         assert registry.record(old.id).status == "superseded"
 
-    # Counting
+    # Counting, inventories
 
     def test_fetches_are_counted(self, registry: Registry) -> None:
         record = samples.record()
@@ -311,30 +239,159 @@ class RegistryConformance:
         registry.note_fetch("f" * 64, NOW)
         assert registry.record(record.id).fetches == 3
 
-    # Inventories
-
-    def test_the_last_verification_stands_beside_its_record(self, registry: Registry) -> None:
-        record, other = samples.record(), samples.record(threads=2)
-        registry.publish([record, other], now=NOW)
-        assert registry.record(record.id).verification is None
-        for found in (
-            samples.verification(record),
-            samples.verification(record, "slower", minutes=4),
-        ):
-            registry.note_verification(found)
-            assert registry.record(record.id).verification == found
-        (own,) = (item for item in registry.candidates() if item.record == record)
-        assert own.verification is not None
-        assert not own.verification.holds
-        assert registry.record(other.id).verification is None
-        with pytest.raises(RecordNotFound, match="no record"):
-            registry.note_verification(found.model_copy(update={"record": "f" * 64}))
-
     def test_inventories_are_replaced(self, registry: Registry) -> None:
         assert registry.inventory("key") is None
         registry.put_inventory("key", samples.inventory(), NOW)
         registry.put_inventory("key", samples.inventory(weights="c" * 64), NOW)
         assert registry.inventory("key") == samples.inventory(weights="c" * 64)
+
+    # Artifacts
+
+    def test_artifacts_are_kept_by_content(self, registry: Registry, tmp_path: Path) -> None:
+        source = tmp_path / "source"
+        source.write_bytes(b"compiled" * 1000)
+        first = registry.put_artifact("compile_cache", source)
+        second = registry.put_artifact("log", source.read_bytes())
+        assert first.sha256 == second.sha256
+        assert registry.artifact_path(first).read_bytes() == source.read_bytes()
+        assert registry.read_artifact(second) == source.read_bytes()
+        with pytest.raises(RecordNotFound):
+            registry.artifact_path(ArtifactRef(kind="log", sha256="0" * 64, size_bytes=1))
+        with pytest.raises(InvalidInput, match="nowhere"):
+            registry.put_artifact("log", tmp_path / "nowhere")
+
+    def test_a_signed_artifact_is_trusted(self, registry: Registry, tmp_path: Path) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        record = samples.record(artifacts=(artifact,))
+        registry.publish([record], now=NOW, keys=keys)
+        (found,) = registry.candidates()
+        assert registry.trusted_artifact(found, artifact, keys) == b"compiled"
+        with pytest.raises(UntrustedArtifact, match="not trusted here"):
+            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "strangers"))
+
+    def test_a_record_is_signed(self, registry: Registry, tmp_path: Path) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        registry.publish([samples.record()], now=NOW, keys=keys)
+        (found,) = registry.candidates()
+        assert found.statement is not None
+        keys.verify(found.statement, found.signature)
+        with pytest.raises(UntrustedArtifact):
+            keys.verify(ArtifactStatement.of_record(b"other", "0" * 64), found.signature)
+
+    def test_an_unsigned_artifact_is_not_trusted(self, registry: Registry, tmp_path: Path) -> None:
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        registry.publish([samples.record(artifacts=(artifact,))], now=NOW)
+        (found,) = registry.candidates()
+        with pytest.raises(UntrustedArtifact, match="not signed"):
+            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "keys"))
+
+    def test_an_artifact_of_another_record_is_not_trusted(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        keys = SigningKeys(tmp_path / "keys")
+        artifact = registry.put_artifact("compile_cache", b"compiled")
+        records = [samples.record(artifacts=(artifact,)), samples.record(threads=2)]
+        registry.publish(records, now=NOW, keys=keys)
+        other = registry.record(records[1].id)
+        with pytest.raises(UntrustedArtifact, match="is not kept for"):
+            registry.trusted_artifact(other, artifact, keys)
+
+
+class RegistryConformance(RecordConformance):
+    """And what a registry in a database does."""
+
+    # Studies and trials
+
+    def test_a_study_keeps_what_it_was_asked(self, registry: Registry) -> None:
+        study = begin(registry)
+        assert study.status == "running"
+        assert study.model == samples.MODEL
+        assert study.workload == samples.WORKLOAD
+        assert study.environment == samples.ENVIRONMENT
+        assert study.started_at == NOW
+        assert study.request["nested"] == {"seeds": [1, 2]}
+        assert registry.study(study.id[:8]) == study
+
+    def test_an_unfinished_study_is_continued(self, registry: Registry) -> None:
+        first = begin(registry)
+        assert begin(registry, minutes=5) == first
+        registry.finish_study(first.id, status="interrupted", summary={}, now=later(6))
+        continued = begin(registry, minutes=7)
+        assert (continued.id, continued.status) == (first.id, "running")
+        assert continued.finished_at is None
+
+    @pytest.mark.parametrize("status", ["finished", "failed"])
+    def test_an_ended_study_is_not_continued(self, registry: Registry, status: str) -> None:
+        first = begin(registry)
+        registry.finish_study(first.id, status=status, summary={"best": 1.5}, now=later(1))  # type: ignore[arg-type]
+        ended = registry.study(first.id)
+        assert (ended.status, ended.finished_at) == (status, later(1))
+        assert ended.summary == {"best": 1.5}
+        assert begin(registry, minutes=2).id != first.id
+
+    def test_a_finished_study_stays_finished(self, registry: Registry) -> None:
+        """Another who was at it comes too late with his end."""
+        study = begin(registry)
+        registry.finish_study(study.id, status="finished", summary={"best": 1.5}, now=later(1))
+        late: tuple[StudyEndStatus, ...] = ("interrupted", "failed")
+        for status in late:
+            registry.finish_study(study.id, status=status, summary={}, now=later(2))
+        ended = registry.study(study.id)
+        assert (ended.status, ended.summary, ended.finished_at) == (
+            "finished",
+            {"best": 1.5},
+            later(1),
+        )
+
+    def test_another_identity_is_another_study(self, registry: Registry) -> None:
+        assert begin(registry, "one").id != begin(registry, "two").id
+
+    def test_studies_are_listed_newest_first(self, registry: Registry) -> None:
+        ids = [begin(registry, str(number), minutes=number).id for number in range(3)]
+        assert [study.id for study in registry.studies(limit=2)] == ids[:0:-1]
+        assert registry.studies(model_name="sdxl") == ()
+
+    def test_trials_come_back_in_order(self, registry: Registry) -> None:
+        study, other = begin(registry, "one"), begin(registry, "two")
+        log = registry.put_artifact("log", b"said the worker")
+        tried = [samples.trial(1), samples.trial(2, log=log), samples.trial(1)]
+        numbers = [registry.add_trial(study.id, trial) for trial in tried]
+        assert numbers == sorted(set(numbers))
+        assert registry.trials(study.id) == tuple(tried)
+        assert registry.trials(other.id) == ()
+
+    def test_trials_of_a_plan_are_found_in_every_study(self, registry: Registry) -> None:
+        study, other = begin(registry, "one"), begin(registry, "two")
+        plans = [samples.trial(number) for number in (1, 2)]
+        for row, trial in ((study, plans[0]), (study, plans[1]), (other, plans[0])):
+            registry.add_trial(row.id, trial)
+        digest = plans[0].plan.digest
+        assert registry.trials_of_plan(digest) == ((other, plans[0]), (study, plans[0]))
+        assert registry.trials_of_plan(digest, limit=1) == ((other, plans[0]),)
+        assert registry.trials_of_plan("f" * 64) == ()
+
+    def test_a_trial_needs_its_study_and_its_log(self, registry: Registry) -> None:
+        with pytest.raises(RecordNotFound, match="no study"):
+            registry.add_trial("f" * 32, samples.trial())
+        lost = ArtifactRef(kind="log", sha256="c" * 64, size_bytes=3)
+        with pytest.raises(RegistryError, match="cccc"):
+            registry.add_trial(begin(registry).id, samples.trial(log=lost))
+
+    def test_a_study_ends_with_its_publication_or_goes_on(self, registry: Registry) -> None:
+        lost = ArtifactRef(kind="compile_cache", sha256="c" * 64, size_bytes=3)
+        study = begin(registry)
+        end = StudyEnd(study.id, "finished", {})
+        with pytest.raises(RegistryConflict, match="nothing was published"):
+            registry.publish([samples.record(artifacts=(lost,))], now=NOW, end=end)
+        assert registry.study(study.id).status == "running"
+        registry.publish([samples.record()], now=NOW, end=end)
+        assert registry.study(study.id).status == "finished"
+
+    def test_publishing_with_an_unknown_study_publishes_nothing(self, registry: Registry) -> None:
+        with pytest.raises(RecordNotFound):
+            registry.publish([samples.record()], now=NOW, end=StudyEnd("f" * 32, "finished", {}))
+        assert registry.history() == ()
 
     # Timings
 
@@ -418,59 +475,24 @@ class RegistryConformance:
         registry.collect_garbage(now=datetime.now(UTC) + timedelta(days=9999))
         assert len(registry.all_timings()) == 1
 
-    # Artifacts
-
-    def test_artifacts_are_kept_by_content(self, registry: Registry, tmp_path: Path) -> None:
-        source = tmp_path / "source"
-        source.write_bytes(b"compiled" * 1000)
-        first = registry.put_artifact("compile_cache", source)
-        second = registry.put_artifact("log", source.read_bytes())
-        assert first.sha256 == second.sha256
-        assert registry.artifact_path(first).read_bytes() == source.read_bytes()
-        assert registry.read_artifact(second) == source.read_bytes()
-        with pytest.raises(RecordNotFound):
-            registry.artifact_path(ArtifactRef(kind="log", sha256="0" * 64, size_bytes=1))
-        with pytest.raises(InvalidInput, match="nowhere"):
-            registry.put_artifact("log", tmp_path / "nowhere")
-
-    def test_a_signed_artifact_is_trusted(self, registry: Registry, tmp_path: Path) -> None:
-        keys = SigningKeys(tmp_path / "keys")
-        artifact = registry.put_artifact("compile_cache", b"compiled")
-        record = samples.record(artifacts=(artifact,))
-        registry.publish([record], now=NOW, keys=keys)
-        (found,) = registry.candidates()
-        assert registry.trusted_artifact(found, artifact, keys) == b"compiled"
-        with pytest.raises(UntrustedArtifact, match="not trusted here"):
-            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "strangers"))
-
-    def test_a_record_is_signed(self, registry: Registry, tmp_path: Path) -> None:
-        keys = SigningKeys(tmp_path / "keys")
-        registry.publish([samples.record()], now=NOW, keys=keys)
-        (found,) = registry.candidates()
-        assert found.statement is not None
-        keys.verify(found.statement, found.signature)
-        with pytest.raises(UntrustedArtifact):
-            keys.verify(ArtifactStatement.of_record(b"other", "0" * 64), found.signature)
-
-    def test_an_unsigned_artifact_is_not_trusted(self, registry: Registry, tmp_path: Path) -> None:
-        artifact = registry.put_artifact("compile_cache", b"compiled")
-        registry.publish([samples.record(artifacts=(artifact,))], now=NOW)
-        (found,) = registry.candidates()
-        with pytest.raises(UntrustedArtifact, match="not signed"):
-            registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "keys"))
-
-    def test_an_artifact_of_another_record_is_not_trusted(
-        self, registry: Registry, tmp_path: Path
-    ) -> None:
-        keys = SigningKeys(tmp_path / "keys")
-        artifact = registry.put_artifact("compile_cache", b"compiled")
-        records = [samples.record(artifacts=(artifact,)), samples.record(threads=2)]
-        registry.publish(records, now=NOW, keys=keys)
-        other = registry.record(records[1].id)
-        with pytest.raises(UntrustedArtifact, match="is not kept for"):
-            registry.trusted_artifact(other, artifact, keys)
-
     # Upkeep
+
+    def test_the_last_verification_stands_beside_its_record(self, registry: Registry) -> None:
+        record, other = samples.record(), samples.record(threads=2)
+        registry.publish([record, other], now=NOW)
+        assert registry.record(record.id).verification is None
+        for found in (
+            samples.verification(record),
+            samples.verification(record, "slower", minutes=4),
+        ):
+            registry.note_verification(found)
+            assert registry.record(record.id).verification == found
+        (own,) = (item for item in registry.candidates() if item.record == record)
+        assert own.verification is not None
+        assert not own.verification.holds
+        assert registry.record(other.id).verification is None
+        with pytest.raises(RecordNotFound, match="no record"):
+            registry.note_verification(found.model_copy(update={"record": "f" * 64}))
 
     def test_a_healthy_registry_has_nothing_to_report(self, registry: Registry) -> None:
         study = begin(registry)

@@ -138,7 +138,7 @@ def test_urls_and_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://registry.example", "postgresql://u:secret@host/db", "sqlite://", "://", "sqlite:///"],
+    ["ftp://registry.example", "postgresql://u:secret@host/db", "sqlite://", "://", "sqlite:///"],
 )
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="is not a registry") as refusal:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.dialects import sqlite
 
-from registry.records import candidates_query
+from registry.records import Page, Wanted, candidates_query
 from registry.schema import RECORDS
 from registry.sqlite_database import open_database
 from registry.store import Registry
@@ -17,18 +17,16 @@ from tests.registry.samples import NOW
 @pytest.mark.parametrize(
     ("wanted", "index"),
     [
-        ({"architecture": "a" * 64}, "ix_records_architecture_status_device_hardware_digest"),
+        (Wanted(architecture="a" * 64), "ix_records_architecture_status_device_hardware_digest"),
         (
-            {"architecture": "a" * 64, "device": "cpu"},
+            Wanted(architecture="a" * 64, device="cpu"),
             "ix_records_architecture_status_device_hardware_digest",
         ),
-        ({"model_name": "tiny-flux"}, "ix_records_model_name_status_device_hardware_digest"),
+        (Wanted(model_name="tiny-flux"), "ix_records_model_name_status_device_hardware_digest"),
     ],
 )
-def test_candidates_are_found_by_an_index(
-    registry: Registry, wanted: dict[str, str], index: str
-) -> None:
-    query = candidates_query(wanted, None, 1).compile(
+def test_candidates_are_found_by_an_index(registry: Registry, wanted: Wanted, index: str) -> None:
+    query = candidates_query(wanted).compile(
         dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
     )
     with open_database(registry.path, create=False).read() as connection:
@@ -40,7 +38,7 @@ def test_candidates_are_found_by_an_index(
 
 def test_other_records_cost_nothing(registry: Registry) -> None:
     """Rows that do not match are never read: SQLite's own count of steps does not grow."""
-    wanted = {"architecture": "a" * 64}
+    wanted = Wanted(architecture="a" * 64)
     registry.publish([samples.record()], now=NOW)
     alone = steps_of(registry, wanted)
     others = [samples.record(architecture=f"{n:064x}", threads=n + 1) for n in range(300)]
@@ -51,7 +49,7 @@ def test_other_records_cost_nothing(registry: Registry) -> None:
     assert steps_of(registry, wanted) <= alone + 1
 
 
-def steps_of(registry: Registry, wanted: dict[str, str]) -> int:
+def steps_of(registry: Registry, wanted: Wanted) -> int:
     """Virtual machine instructions of the query, in hundreds."""
     database = open_database(registry.path, create=False)
     steps = 0
@@ -65,5 +63,21 @@ def steps_of(registry: Registry, wanted: dict[str, str]) -> int:
         driver = connection.connection.dbapi_connection
         assert driver is not None
         driver.set_progress_handler(count, 100)
-        connection.execute(candidates_query(wanted, None, 1)).all()
+        connection.execute(candidates_query(wanted)).all()
     return steps
+
+
+def test_pages_make_the_whole(registry: Registry) -> None:
+    """Whatever was published together or one after another, and however a page ends."""
+    registry.publish([samples.record(threads=n + 1) for n in range(3)], now=NOW)
+    for n in range(3, 7):
+        registry.publish([samples.record(threads=n + 1)], now=NOW)
+    registry.publish([samples.record(name="sdxl", architecture="c" * 64)], now=NOW)
+    wanted = Wanted(model_name="tiny-flux")
+    for limit in (1, 2, 3, 7, 8):
+        found, after = registry.candidate_page(wanted, Page(limit))
+        while after is not None:
+            more, after = registry.candidate_page(wanted, Page(limit, after))
+            found += more
+        assert found == registry.candidates(model_name="tiny-flux")
+    assert registry.candidate_page(wanted, Page(5, after="f" * 64)) == ((), None)

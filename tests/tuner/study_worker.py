@@ -98,6 +98,7 @@ def facts_of(job: dict[str, Any]) -> dict[str, Any]:
         "step_cache": (pipeline.get("step_cache") or {}).get("kind"),
         "baseline": job["reference_out"] is not None,
         "artifact": job["artifact_in"] is not None,
+        "functions": b'"function"' in taken(job),
         "repeats": job["repeats"],
     }
 
@@ -150,7 +151,7 @@ def trial_result(
         "measurement": measurement,
         "scores": scores(job, answer),
         "calibrated": False,
-        "artifact_bytes": capture(job),
+        "artifact_bytes": capture(job, answer),
     }
 
 
@@ -195,12 +196,17 @@ def scores(job: dict[str, Any], answer: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def capture(job: dict[str, Any]) -> int:
-    if job["artifact_in"] is not None:
-        assert Path(job["artifact_in"]).read_bytes().startswith(b"compiled ")
+def taken(job: dict[str, Any]) -> bytes:
+    """What another process compiled."""
+    return b"" if job["artifact_in"] is None else Path(job["artifact_in"]).read_bytes()
+
+
+def capture(job: dict[str, Any], answer: dict[str, Any]) -> int:
+    assert job["artifact_in"] is None or b"compiled" in taken(job)[:20]
     if job["artifact_out"] is None:
         return 0
     compiled = b"compiled " + json.dumps(job["plan"], sort_keys=True).encode()
+    compiled = bytes.fromhex(answer.get("compiled", compiled.hex()))
     write_slowly(Path(job["artifact_out"]), compiled)
     return len(compiled)
 

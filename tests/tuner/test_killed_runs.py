@@ -32,10 +32,10 @@ from registry.errors import (
     RegistryMissing,
     RegistryReadOnly,
 )
+from registry.record import Trial
 from registry.store import Registry
 from registry.studies import UNFINISHED
 from tests.tuner.study_bench import SCRIPT, Key, StudyBench, keys_of
-from tuner.replay import standing
 
 ROOT = Path(__file__).parents[2]
 CALL_MAIN = "from tuner.cli.main import main; main()"
@@ -177,9 +177,14 @@ def assert_tidy(machine: Machine) -> None:
         registry = open_registry(machine.registry_path, create=False)
         assert registry.check() == []
         for row in registry.studies():
-            keys = keys_of(standing(registry.trials(row.id)))
+            keys = keys_of(filter(counts_once, registry.trials(row.id)))
             assert len(set(keys)) == len(keys)
         assert_published_by_finished_studies(registry)
+
+
+def counts_once(trial: Trial) -> bool:
+    """A replay that failed, as on a busy machine by its times, is tried again."""
+    return trial.rung != "replay" or trial.failure is None
 
 
 def assert_published_by_finished_studies(registry: Registry) -> None:
@@ -276,8 +281,8 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     assert_whole(machine)
 
 
-MOST_LIVES = 6
-"""Each replay is given up after two that missed by their times."""
+MOST_LIVES = 3
+"""Each replay is given up after two that missed by their times; then there is no answer."""
 
 
 @pytest.mark.slow
@@ -285,10 +290,10 @@ def test_with_the_real_worker(soak_seed: int, tmp_path: Path) -> None:
     """One kill and its continuation a round, torch and all. On a busy machine the replays of a
     life may prove nothing in its time: the next one goes on."""
     machine = Machine(tmp_path, None)
-    more = ("--time-limit", "90s", "--steps", "2")
+    more = ("--time-limit", "45s", "--steps", "2")
     run = machine.start(*more)
     with suppress(subprocess.TimeoutExpired):
-        run.communicate(timeout=random.Random(soak_seed).uniform(10.0, 60.0))
+        run.communicate(timeout=random.Random(soak_seed).uniform(8.0, 40.0))
     run.kill()
     run.communicate()
     assert_tidy(machine)
@@ -298,5 +303,5 @@ def test_with_the_real_worker(soak_seed: int, tmp_path: Path) -> None:
         assert run.returncode in (0, 1), err
         assert_tidy(machine)
         if run.returncode == 0:
+            assert_whole(machine)
             break
-    assert_whole(machine)

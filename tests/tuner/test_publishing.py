@@ -104,7 +104,7 @@ def test_how_far_a_study_came_that_proved_nothing() -> None:
         landscape.trial("replay", PLAIN, failure="timing"),
     ]
     assert why_nothing(trials, 45.0) == (
-        "1 plans ran; 1 lost the picture; 1 replays did not repeat what was measured; "
+        "1 plan ran; 1 lost the picture; 1 replay did not repeat what was measured; "
         "the time limit of 45.0 s left none for more"
     )
-    assert why_nothing(trials[:1], None) == "1 plans ran; nothing was left to try"
+    assert why_nothing(trials[:1], None) == "1 plan ran; nothing was left to try"

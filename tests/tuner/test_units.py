@@ -159,3 +159,8 @@ def test_whole_amounts_are_exact(amount: int, unit: str) -> None:
 def test_no_text_breaks_a_parser(parse: Callable[[str], object], text: str) -> None:
     with suppress(InvalidInput):
         assert parse(text)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 plans"), (1, "1 plan"), (2, "2 plans")])
+def test_one_thing_has_no_s(count: int, text: str) -> None:
+    assert units.how_many(count, "plan") == text

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.errors import InvalidInput
-from tuner.cli.opening import opened, settings_for
+from tuner.cli.opening import opened, opened_or_made
 from tuner.cli.options import Decorator, gpu_option, json_option, registry_option
 from tuner.cli.output import print_json, print_rich
 
 if TYPE_CHECKING:
-    from registry.store import Registry
     from registry.timings import Kept, Places, StoredTiming
     from tuner.legacy_autoquant import LegacyCache
 
@@ -111,7 +110,7 @@ def _import_json(data: bytes, as_json: bool, registry_url: str | None) -> None:
     from tuner.timing_file import parse_timings
 
     found = parse_timings(data, SystemClock().now())
-    registry = _writable(registry_url)
+    registry = opened_or_made(registry_url)
     _print_kept(registry.merge_timings(found.timings, found.places), as_json)
 
 
@@ -132,7 +131,7 @@ def _import_legacy(
     cache = read_legacy_cache(data, hardware)
     now = SystemClock().now()
     found = [StoredTiming(timing=timing, timed_at=now) for timing in cache.timings]
-    kept = _writable(registry_url).merge_timings(found, (hardware, LEGACY_RUNTIME))
+    kept = opened_or_made(registry_url).merge_timings(found, (hardware, LEGACY_RUNTIME))
     _print_kept(kept, as_json, cache)
 
 
@@ -179,10 +178,3 @@ def _chosen(
     registry = opened(registry_url)
     found, places = registry.all_timings(), registry.timing_places()
     return (found if hardware is None else of_hardware(found, places, hardware)), places
-
-
-def _writable(registry_url: str | None) -> Registry:
-    """A registry to write to, made where there is none yet."""
-    from registry.client import open_registry
-
-    return open_registry(settings_for(registry_url).registry)

@@ -64,7 +64,8 @@ def command(priority: int, as_json: bool, registry_url: str | None, **asked: Any
     from tuner.clock import SystemClock
 
     body = body_of(asked)
-    registry = open_registry(settings_for(registry_url).registry)
+    settings = settings_for(registry_url)
+    registry = open_registry(settings.registry, http=settings.http)
     job, is_new = registry.jobs.enqueue(body, priority=priority, now=SystemClock().now())
     if as_json:
         print_json({"job": job.id, "new": is_new, "status": job.status})

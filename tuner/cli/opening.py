@@ -23,7 +23,16 @@ def opened(registry_url: str | None) -> Registry:
     """The registry of `--registry`, else of the settings. Nothing is made. Raises RegistryError."""
     from registry.client import open_registry
 
-    return open_registry(settings_for(registry_url).registry, create=False)
+    settings = settings_for(registry_url)
+    return open_registry(settings.registry, create=False, http=settings.http)
+
+
+def opened_or_made(registry_url: str | None) -> Registry:
+    """As `opened`, and a new one where there is none yet."""
+    from registry.client import open_registry
+
+    settings = settings_for(registry_url)
+    return open_registry(settings.registry, http=settings.http)
 
 
 def recorded_name(model: str) -> str:

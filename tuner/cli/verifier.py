@@ -40,7 +40,9 @@ def verify(options: VerifyOptions) -> int:
     """Verify, print, and give the exit code. Raises the errors of `verify_record`, RecordNotFound
     and DeviceBusy."""
     settings = settings_for(options.registry_url)
-    stored = open_registry(settings.registry, create=False).record(options.record)
+    stored = open_registry(settings.registry, create=False, http=settings.http).record(
+        options.record
+    )
     spec = model_of(stored.record, options.model)
     device = Device(options.gpu, python=options.python, share=options.share)
     with workplace(settings, device, command=sys.argv) as place:

@@ -18,6 +18,7 @@ from registry.environment import Environment
 from registry.errors import PlanConflict
 from registry.plan import Compilation, Plan
 from tuner.model_spec import ModelSpec
+from tuner.pipeline.ahead import Ahead
 from tuner.pipeline.attention import set_attention
 from tuner.pipeline.caching import cacheable, enable_step_cache
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
@@ -65,8 +66,10 @@ def load(
     device: torch.device,
     *,
     on_layer: LayerDone = nothing_done,
+    ahead: Ahead | None = None,
 ) -> Any:
-    """The model as a diffusers pipeline under `plan`, its weights loaded layer by layer.
+    """The model as a diffusers pipeline under `plan`, its weights loaded layer by layer. `ahead`
+    has code compiled ahead of time, or notes what to compile.
 
     Raises InvalidPlan for a plan the model cannot take, and PlanConflict for a process in which the
     plan's settings can no longer be made: before any weight is read or any setting made.
@@ -77,14 +80,20 @@ def load(
     _settings(plan, device, allow_partial=False)
     load_weights(skeleton, spec, plan, device, on_layer)
     pipe.set_progress_bar_config(disable=True)
-    _finish(pipe, plan, device, skeleton.modules)
+    _finish(pipe, plan, device, skeleton.modules, ahead)
     return pipe
 
 
 def apply(
-    pipe: Any, plan: Plan, device: torch.device, *, allow_partial: bool = False
+    pipe: Any,
+    plan: Plan,
+    device: torch.device,
+    *,
+    allow_partial: bool = False,
+    ahead: Ahead | None = None,
 ) -> ApplyReport:
-    """Apply `plan` to an app's own pipeline, whose weights lie on the CPU.
+    """Apply `plan` to an app's own pipeline, whose weights lie on the CPU. `ahead` as
+    `load`'s.
 
     Raises InvalidPlan for a plan the pipeline cannot take, and PlanConflict for a pipeline that is
     already compiled, quantized, hooked or moved to a device; nothing was touched then. With
@@ -105,7 +114,7 @@ def apply(
     free = {name: module for name, module in modules.items() if name not in taken}
     for name, module in free.items():
         _rebuild(name, module, plan, device)
-    _finish(pipe, plan, device, free)
+    _finish(pipe, plan, device, free, ahead)
     return ApplyReport(applied=tuple(sorted(free)), conflicts=tuple(conflicts))
 
 
@@ -138,7 +147,13 @@ def _rebuild(name: str, module: nn.Module, plan: Plan, device: torch.device) -> 
     materialise(name, module, weights, component, device, nothing_done)
 
 
-def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, nn.Module]) -> None:
+def _finish(
+    pipe: Any,
+    plan: Plan,
+    device: torch.device,
+    modules: Mapping[str, nn.Module],
+    ahead: Ahead | None,
+) -> None:
     """Everything after the weights, for `modules` of the pipeline."""
     options = plan.pipeline
     for name, module in modules.items():
@@ -149,7 +164,8 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
     place(pipe, options, device, modules)
     cached = cacheable(modules) if options.step_cache is not None else ()
     for name, module in modules.items():
-        _compile(name, module, options.component(name).compilation, device, cached=name in cached)
+        compilation, is_cached = options.component(name).compilation, name in cached
+        _compile(name, module, compilation, device, ahead, cached=is_cached)
     enable_step_cache(pipe, options, modules)
     if options.vae.tiling:
         pipe.vae.enable_tiling()
@@ -160,9 +176,17 @@ def _finish(pipe: Any, plan: Plan, device: torch.device, modules: Mapping[str, n
 
 
 def _compile(
-    name: str, module: nn.Module, plan: Compilation, device: torch.device, *, cached: bool
+    name: str,
+    module: nn.Module,
+    plan: Compilation,
+    device: torch.device,
+    ahead: Ahead | None,
+    *,
+    cached: bool,
 ) -> None:
     compile_component(name, module, plan, device, cached=cached)
+    if ahead is not None:
+        ahead.attach(module, plan)
     if plan.cuda_graph:
         record(module, device)
 

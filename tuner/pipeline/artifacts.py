@@ -1,15 +1,17 @@
 """Compiled code that a process leaves for others: captured after a proof, used before the first
 compilation.
 
-On a GPU it is torch's portable compile cache. On a CPU that cache holds graphs without the C++
-libraries that they call, and saves little: there the entries of Inductor's own folder are taken.
+Functions compiled ahead of time (`ahead`) come first. What they do not serve is compiled with a
+cache: on a GPU torch's portable one. On a CPU that holds graphs without the C++ libraries that they
+call, and saves little: there the entries of Inductor's own folder are taken.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from registry.errors import TunerError, UntrustedArtifact
 from registry.record import WarmStart
 from tuner.code_folder import place, private_folder
 from tuner.compiled_code import NAMES, CodePart, CompiledCode, EntryKind, pack, unpack
+from tuner.pipeline.ahead import Ahead
 from tuner.pipeline.libraries import compiler_digest, loaded_libraries
 from tuner.torch_cache import check_torch_cache
 
@@ -34,15 +37,17 @@ class Warmth:
     """Counts what this process takes from compiled code, from the moment it was made available.
     Torch counts for the whole process: other compilations in it are counted too."""
 
-    def __init__(self, folder: Path, libraries: frozenset[str]) -> None:
-        self._folder, self._libraries = folder, libraries
+    def __init__(self, folder: Path, libraries: frozenset[str], ahead: Ahead) -> None:
+        self._folder, self._libraries, self.ahead = folder, libraries, ahead
         self._before = compile_counters()
 
     def counted(self) -> WarmStart:
         now, before = compile_counters(), self._before
         loaded = loaded_libraries(self._folder)
         return WarmStart(
-            rung="compile_cache",
+            rung="ahead_of_time" if self.ahead.is_offered else "compile_cache",
+            function_hits=len(self.ahead.hits),
+            function_misses=len(self.ahead.misses),
             graph_hits=now["fxgraph_cache_hit"] - before["fxgraph_cache_hit"],
             graph_misses=now["fxgraph_cache_miss"] - before["fxgraph_cache_miss"],
             library_hits=len(loaded & self._libraries),
@@ -50,8 +55,11 @@ class Warmth:
         )
 
 
-def save_compiled_code(path: Path, folder: Path, device: torch.device) -> int:
-    """Write what this process compiled or took from the cache in `folder`. Returns the size in
+def save_compiled_code(
+    path: Path, folder: Path, device: torch.device, functions: Sequence[CodePart] = ()
+) -> int:
+    """Write what this process compiled or took from the cache in `folder`, and `functions` that it
+    compiled ahead of time, which must have been done before. Returns the size in
     bytes, 0 if there is nothing to keep.
 
     Raises UntrustedArtifact for a cache that could not be used again: of a kind unknown here.
@@ -60,7 +68,8 @@ def save_compiled_code(path: Path, folder: Path, device: torch.device) -> int:
     if saved is None:
         return 0
     graphs = saved[1]
-    data = pack(_of_torch(saved[0]) if device.type == "cuda" else _of_folder(graphs, folder))
+    code = _of_torch(saved[0]) if device.type == "cuda" else _of_folder(graphs, folder)
+    data = pack(replace(code, parts=(*code.parts, *functions)))
     path.write_bytes(data)
     return len(data)
 
@@ -124,13 +133,16 @@ def use_compiled_code(data: bytes, folder: Path) -> Warmth:
             "its libraries were compiled with another compiler command: torch lies in another "
             "folder there, or other flags are set"
         )
-    files = [part for part in code.parts if part.kind != "torch_cache"]
-    place(files, private_folder(folder))
+    place(code.files, private_folder(folder))
     compile_into(folder)
     for part in code.of_kind("torch_cache"):
         if torch.compiler.load_cache_artifacts(part.data) is None:
             raise UnusableArtifact("torch did not take it")
-    return Warmth(folder, frozenset(part.name for part in code.of_kind("library")))
+    functions = {
+        part.name.removeprefix("function/"): part.data for part in code.of_kind("function")
+    }
+    libraries = frozenset(part.name for part in code.of_kind("library"))
+    return Warmth(folder, libraries, Ahead(functions))
 
 
 def compile_into(folder: Path) -> None:

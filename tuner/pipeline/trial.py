@@ -15,6 +15,7 @@ from registry.errors import UntrustedArtifact
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
 from registry.workload import Shape
 from tuner.gate import is_open
+from tuner.pipeline.ahead import Ahead
 from tuner.pipeline.apply import load
 from tuner.pipeline.artifacts import (
     Warmth,
@@ -45,6 +46,7 @@ class TrialRun:
         self.clock = DeviceClock(device.torch_device)
         self.pipe: Any = None
         self.warmth: Warmth | None = None
+        self.ahead = Ahead(is_recording=job.artifact_out is not None)
         self.artifact_s = 0.0
         self.load_s = 0.0
         self.load_peak_bytes = 0
@@ -56,6 +58,7 @@ class TrialRun:
         if self.job.reference_out is not None:
             write_reference(self.requests, self.denoiser, Path(self.job.reference_out))
         first = warm_up(self.requests, decode=self.job.rung != "denoiser")
+        self.ahead.stop_recording()
         settled_graphs = compile_counters()["graphs"]
         shapes = self._time(first)
         counters = compile_counters()
@@ -76,6 +79,7 @@ class TrialRun:
         start = time.perf_counter()
         path, folder = Path(self.job.artifact_in), Path(self.job.compile_cache_dir)
         self.warmth = load_compiled_code(path, str(self.job.artifact_in_sha256), folder)
+        self.ahead = self.warmth.ahead
         self.artifact_s = time.perf_counter() - start
 
     def _load_pipeline(self) -> None:
@@ -85,7 +89,13 @@ class TrialRun:
             if done % LAYERS_A_REPORT == 0 or done == total:
                 self.report("load", done, total, component)
 
-        self.pipe = load(self.job.model, self.job.plan, self.device.torch_device, on_layer=on_layer)
+        self.pipe = load(
+            self.job.model,
+            self.job.plan,
+            self.device.torch_device,
+            on_layer=on_layer,
+            ahead=self.ahead,
+        )
         self.clock.wait()
         self.load_s = time.perf_counter() - start
         self.load_peak_bytes = self.device.reserved_peak_bytes()
@@ -139,8 +149,11 @@ class TrialRun:
             return 0
         self.report("artifacts", 0, 1, "")
         path, folder = Path(self.job.artifact_out), Path(self.job.compile_cache_dir)
+        functions = self.ahead.compile_ahead(
+            lambda done, total: self.report("artifacts", done, total, "")
+        )
         try:
-            return save_compiled_code(path, folder, self.device.torch_device)
+            return save_compiled_code(path, folder, self.device.torch_device, functions)
         except UntrustedArtifact as error:
             logger.warning("compiled code is not kept: %s", error.message)
             return 0

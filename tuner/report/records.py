@@ -84,14 +84,18 @@ def artifacts_text(record: TuningRecord) -> str:
 
 
 def _warm_start_texts(measured: Measurement) -> Iterator[str]:
-    """What the replay took from them: "3 of 3 graphs and 18 of 18 libraries taken"."""
+    """What the replay took: "3 of 3 functions ahead of time and 18 of 18 libraries taken"; graphs
+    where functions were not all that it needed."""
     used = measured.warm_start
     if used is None:
         return
-    graphs = f"{used.graph_hits} of {used.graph_hits + used.graph_misses} graphs"
-    libraries = used.library_hits + used.library_misses
-    also = f" and {used.library_hits} of {libraries} libraries" if libraries else ""
-    yield f"{graphs}{also} taken"
+    counts = {
+        "functions ahead of time": (used.function_hits, used.function_misses),
+        "graphs": (used.graph_hits, used.graph_misses),
+        "libraries": (used.library_hits, used.library_misses),
+    }
+    told = [f"{hit} of {hit + miss} {name}" for name, (hit, miss) in counts.items() if hit + miss]
+    yield f"{' and '.join(told) or 'nothing'} taken"
     if measured.start_saved_s is not None:
         sooner = measured.start_saved_s >= 0
         by = format_seconds(abs(measured.start_saved_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from registry.plan import ComponentPlan, PipelineOptions, Placement, Plan, Quantization
+from registry.plan import Compilation, ComponentPlan, PipelineOptions, Placement, Plan, Quantization
 
 COMPILE_COST = {"none": 0.5, "regional": 1.0, "whole": 4.0}
 AUTOTUNE_COST = 8.0
@@ -114,12 +114,15 @@ def trial_cost(plan: Plan) -> float:
 
 def _compile_cost(component: ComponentPlan) -> float:
     compilation = component.compilation
-    autotune = compilation.mode.startswith("max-autotune")
-    autotune = autotune or compilation.inductor_options.get("max_autotune_gemm") is True
-    if autotune:
-        return COMPILE_COST[compilation.scope] * AUTOTUNE_COST
-    searches = bool(compilation.inductor_options.keys() - QUICK_OPTIONS)
-    return COMPILE_COST[compilation.scope] * (OPTIONS_COST if searches else 1.0)
+    return COMPILE_COST[compilation.scope] * _search_cost(compilation)
+
+
+def _search_cost(compilation: Compilation) -> float:
+    """Of what Inductor is asked to try, relative to nothing."""
+    options = compilation.inductor_options
+    if compilation.mode.startswith("max-autotune") or options.get("max_autotune_gemm") is True:
+        return AUTOTUNE_COST
+    return 1.0 if all(key in QUICK_OPTIONS for key in options) else OPTIONS_COST
 
 
 def _denoiser_features(plan: Plan, component: ComponentPlan) -> frozenset[str]:

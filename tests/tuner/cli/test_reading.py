@@ -73,6 +73,11 @@ def test_a_record_as_data_reads_back_as_one(shown: Shown) -> None:
     [
         ({"graph_hits": 3}, None, "3 of 3 graphs taken"),
         (
+            {"function_hits": 3, "library_hits": 18},
+            None,
+            "3 of 3 functions ahead of time and 18 of 18 libraries taken",
+        ),
+        (
             {"graph_hits": 3, "library_hits": 18, "library_misses": 1},
             40.0,
             "3 of 3 graphs and 18 of 19 libraries taken; first image 34.5 s sooner",

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import time
 from collections import Counter
 
 import pytest
@@ -73,16 +72,14 @@ def test_a_question_that_nothing_can_answer_is_not_repeated(machine: DaemonMachi
     assert machine.jobs.get(job.id).failures == 1
 
 
-def test_sigterm_hands_the_job_back_within_15_seconds(machine: DaemonMachine) -> None:
+def test_sigterm_hands_the_job_back(machine: DaemonMachine) -> None:
     machine.bench.rule({"takes_s": 60.0}, kind="trial")
     machine.bench.write_table()
     job = machine.enqueue()
     daemon = machine.start()
     machine.wait_for_trial()
-    asked_s = time.monotonic()
     daemon.terminate()
-    _, err = daemon.communicate(timeout=60)
-    assert time.monotonic() - asked_s < STOP_S
+    _, err = daemon.communicate(timeout=STOP_S)
     assert daemon.returncode == 0, err
     job = machine.jobs.get(job.id)
     assert (job.status, job.attempts, job.failures) == ("queued", 0, 0)
@@ -97,27 +94,13 @@ def test_a_second_daemon_on_the_device_says_so_and_ends(machine: DaemonMachine) 
     first = machine.start("--log-format", "json")
     try:
         assert json.loads(next(iter(first.stderr or ())))["event"] == "daemon ready"
-        assert min(refused_s(machine, first) for _ in range(3)) < 2.0 + import_s(machine)
+        second = machine.start()
+        _, err = second.communicate(timeout=30)
+        assert second.returncode == DeviceBusy.exit_code
+        assert f"process {first.pid}" in err
     finally:
         first.terminate()
         first.communicate(timeout=30)
-
-
-def refused_s(machine: DaemonMachine, first: Daemon) -> float:
-    asked_s = time.monotonic()
-    second = machine.start()
-    _, err = second.communicate(timeout=30)
-    assert second.returncode == DeviceBusy.exit_code
-    assert f"process {first.pid}" in err
-    return time.monotonic() - asked_s
-
-
-def import_s(machine: DaemonMachine) -> float:
-    """What starting this program takes on this machine at this moment."""
-    begin_s = time.monotonic()
-    daemon = machine.start("--help")
-    daemon.communicate(timeout=30)
-    return time.monotonic() - begin_s
 
 
 def test_a_cancelled_job_is_stopped(machine: DaemonMachine) -> None:

@@ -200,9 +200,8 @@ def test_another_plan_makes_another_picture(
     assert other.layers != plain.layers
 
 
-@pytest.mark.parametrize(
-    "tiny", ["tiny-sdxl", pytest.param("tiny-flux", marks=pytest.mark.slow)], indirect=True
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tiny", ["tiny-flux"], indirect=True)
 def test_a_compiled_script_has_as_many_graphs(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,7 @@ class Bench:
     def environ(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
+            "CXX": os.environ["CXX"],
             "PYTHONPATH": str(ROOT),
             "HOME": str(self.scratch / "home"),
             "HF_HUB_OFFLINE": "1",

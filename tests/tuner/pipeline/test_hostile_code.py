@@ -93,6 +93,7 @@ def hostile_code(canary: Path) -> bytes:
         CodePart("autograd_graph", "aotautograd/aabcdefgh/abcdefgh", poison),
         CodePart("library", "ab/cabcdefgh.main.so", b"\x7fELF" + poison),
         CodePart("torch_cache", "torch-cache", torch_cache({"inductor": (("fabc", poison),)})),
+        CodePart("function", f"function/{'0' * 64}", poison),
     )
     return pack(CompiledCode(parts))
 
@@ -105,7 +106,7 @@ def of_torch(*entries: tuple[str, str]) -> bytes:
 def malformed(canary: Path) -> Iterator[bytes]:
     """As the owner of a trusted key could sign them, by mistake or robbed of it."""
     poison = pickle.dumps(Payload(canary))
-    kinds = ("graph", "autograd_graph", "library", "torch_cache")
+    kinds = ("graph", "autograd_graph", "library", "torch_cache", "function")
     outside = [str(canary), f"../{canary.name}", "ab/../../x.so"]
     names = [*outside, "./ab/cabcdefgh.so", "ab//x.so", "~", "/", "..", "fxgraph/../../x/y"]
     yield from (named(kind, name) for kind in kinds for name in names)

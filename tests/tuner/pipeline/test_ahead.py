@@ -1,0 +1,189 @@
+"""Code compiled ahead of time: taken for the very calls that it was made of, and for no others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from registry.plan import Compilation
+from tests.tuner.pipeline.ahead_block import Block, called, inputs
+from tests.tuner.pipeline.tiny import FLUX, load
+from tuner.compiled_code import unpack
+from tuner.pipeline.ahead import MOST_FUNCTIONS, Ahead, AheadCall
+from tuner.pipeline.descriptions import describe_module
+
+CHILD = "tests.tuner.pipeline.ahead_child"
+REGIONAL = Compilation(scope="regional")
+TAKEN = ["same", "other_weights", "plain"]
+CHANGED_LATER = "changed_later"
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved by a process that compiled a quantized block ahead of time."""
+    root = tmp_path_factory.mktemp("ahead")
+    child("save", root / "code.bin", root / "compile")
+    return root / "code.bin"
+
+
+def child(what: str, path: Path, folder: Path) -> str:
+    command = [sys.executable, "-m", CHILD, what, str(path), str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=300)
+    return done.stdout
+
+
+def test_code_serves_the_calls_it_was_made_of_and_no_others(code: Path, tmp_path: Path) -> None:
+    """In a fresh process, that compiles nothing."""
+    told: dict[str, Any] = json.loads(child("use", code, tmp_path / "code"))
+    assert told.pop(CHANGED_LATER) == [1, 1, 0.0]
+    assert [name for name, (hits, _, _) in told.items() if hits] == TAKEN
+    assert all(hits + misses == 1 for hits, misses, _ in told.values())
+    assert {name: off for name, (_, _, off) in told.items() if off > 1e-6} == {}
+
+
+def test_a_function_is_part_of_the_compiled_code(code: Path) -> None:
+    kinds = [part.kind for part in unpack(code.read_bytes()).parts]
+    assert kinds.count("function") == 1
+    assert {"graph", "library"} <= set(kinds)
+
+
+def attached(ahead: Ahead, plan: Compilation = REGIONAL) -> Block:
+    """A block whose compiled call is its eager one."""
+    block = Block()
+    block._compiled_call_impl = block._call_impl
+    ahead.attach(block, plan)
+    return block
+
+
+def key_of_the_call() -> str:
+    ahead = Ahead({"0" * 64: b""})
+    called(attached(ahead), inputs())
+    (key,) = ahead.misses
+    return key
+
+
+def test_code_that_fails_is_given_up_once_with_its_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also what a trusted key signed may be of another torch."""
+    ahead = Ahead({key_of_the_call(): b"no pickle"})
+    caplog.clear()
+    block = attached(ahead)
+    expected = called(Block(), inputs())
+    assert ahead.is_offered
+    for _ in range(2):
+        assert torch.equal(called(block, inputs()), expected)
+    assert (ahead.is_offered, ahead.hits) == (False, set())
+    assert [line.getMessage() for line in caplog.records if line.name == "tuner"] == [
+        f"code compiled ahead of time is not used: {ahead.failure}"
+    ]
+
+
+def test_a_full_device_is_no_reason_to_give_up() -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("full")
+
+    ahead = Ahead({key_of_the_call(): b""})
+    ahead._loaded[key_of_the_call()] = full
+    with pytest.raises(torch.OutOfMemoryError):
+        called(attached(ahead), inputs())
+    assert ahead.is_offered
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Compilation(scope="whole"),
+        Compilation(scope="regional", dynamic=True),
+        Compilation(scope="regional", mode="max-autotune"),
+    ],
+)
+def test_plans_that_cannot_be_compiled_ahead_are_left(plan: Compilation) -> None:
+    ahead = Ahead(is_recording=True)
+    called(attached(ahead, plan), inputs())
+    assert ahead.compile_ahead() == ()
+
+
+def test_too_many_kinds_of_calls_are_not_compiled_ahead(caplog: pytest.LogCaptureFixture) -> None:
+    ahead = Ahead(is_recording=True)
+    block = attached(ahead)
+    for times in range(MOST_FUNCTIONS + 1):
+        called(block, {**inputs(), "times": times})
+    assert ahead.compile_ahead() == ()
+    assert "too many calls differ" in caplog.text
+
+
+def test_what_torch_cannot_compile_ahead_leaves_the_cache(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no\nof course")
+
+    ahead = Ahead(is_recording=True)
+    called(attached(ahead), inputs())
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with caplog.at_level(logging.WARNING, "tuner"):
+        assert ahead.compile_ahead() == ()
+    assert "nothing is compiled ahead of time: no" in caplog.messages
+
+
+def test_blocks_of_a_kind_are_described_alike_and_others_not() -> None:
+    pipe = load(FLUX)
+    model = pipe.transformer
+    first, second = model.transformer_blocks[:2]
+    assert describe_module(first)[0] == describe_module(second)[0]
+    assert describe_module(first)[0] != describe_module(model.single_transformer_blocks[0])[0]
+    assert describe_module(model)[1].holds
+
+
+def other_weights(block: Block) -> None:
+    block.linear.weight = nn.Parameter(torch.zeros(32, 32))
+
+
+def other_dtype(block: Block) -> None:
+    block.to(torch.bfloat16)
+
+
+def other_layers(block: Block) -> None:
+    block.linear = nn.Linear(32, 32)
+
+
+def other_class(block: Block) -> None:
+    block.scaled.__class__ = type("Scaled", (type(block.scaled),), {})
+
+
+def one_hook(block: Block) -> None:
+    block.scaled.register_forward_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    "change", [other_weights, other_dtype, other_layers, other_class, one_hook]
+)
+def test_a_description_holds_until_something_changes(change: Callable[[Block], None]) -> None:
+    block = Block()
+    _, watch = describe_module(block)
+    called(block, inputs())
+    block.linear.bias.data.zero_()
+    assert watch.holds
+    change(block)
+    assert not watch.holds
+
+
+def test_calls_that_are_timed_pass_through_nothing_that_records() -> None:
+    block = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    block.compile(backend="eager")
+    compiled = block._compiled_call_impl
+    ahead = Ahead(is_recording=True)
+    ahead.attach(block, Compilation(scope="regional", dynamic=False))
+    assert isinstance(block._compiled_call_impl, AheadCall)
+    ahead.stop_recording()
+    assert block._compiled_call_impl is compiled

@@ -1,0 +1,234 @@
+"""Blocks compiled ahead of time, tracing included: a fresh process neither traces nor guards them.
+
+Torch's own guards cannot be kept in a file where weights are quantized (torch 2.13), and its
+caching of them drops most. So code is taken by a key of all that it was made of (`call_keys`,
+`descriptions`), which is held to at every call; what has another key is compiled as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from registry.digest import canonical_json
+from registry.plan import Compilation
+from tuner.compiled_code import CodePart
+from tuner.pipeline.call_keys import CallKey, call_key, made_again
+from tuner.pipeline.descriptions import Undescribable, Watch, describe_module
+
+logger = logging.getLogger("tuner")
+
+MOST_FUNCTIONS = 16
+"""Of one process: where inputs or blocks hold numbers of their own, each has a key of its own."""
+CAPTURES_GRAPHS = ("reduce-overhead", "max-autotune")
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+def _nobody(done: int, total: int) -> None:
+    """A Progress that tells nobody."""
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One call to compile for."""
+
+    module: nn.Module
+    key: CallKey
+    options: Mapping[str, Any]
+
+
+@dataclass
+class Ahead:
+    """Of one process: what it was given, and what it used and met.
+
+    `functions` are by key, pickles whose signature was verified. With `is_recording` the calls are
+    noted that `compile_ahead` is to make code for.
+    """
+
+    functions: Mapping[str, bytes] = field(default_factory=dict)
+    is_recording: bool = False
+    failure: str | None = None
+    hits: set[str] = field(default_factory=set)
+    misses: set[str] = field(default_factory=set)
+    _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    _examples: dict[str, _Example] = field(default_factory=dict)
+    _recorded: list[tuple[nn.Module, Callable[..., Any]]] = field(default_factory=list)
+
+    @property
+    def is_offered(self) -> bool:
+        return bool(self.functions) and self.failure is None
+
+    def attach(self, module: nn.Module, plan: Compilation) -> None:
+        """Have the compiled blocks in `module` look here first. A whole component stays as it is,
+        since torch 2.13 cannot pickle a forward that diffusers decorates; so do plans with shapes
+        that are not fixed, and modes that capture CUDA graphs of their own."""
+        is_suited = (
+            plan.scope == "regional" and not plan.dynamic and plan.mode not in CAPTURES_GRAPHS
+        )
+        if not is_suited or not (self.is_recording or self.functions):
+            return
+        for part in module.modules():
+            compiled = part._compiled_call_impl
+            if compiled is not None:
+                part._compiled_call_impl = AheadCall(self, part, compiled, _options(plan))
+                self._recorded += [(part, compiled)] if self.is_recording else []
+
+    def stop_recording(self) -> None:
+        """The calls met so far are all: those that are timed pass no more through here."""
+        for part, compiled in self._recorded:
+            part._compiled_call_impl = compiled
+        self._recorded.clear()
+
+    def note(self, key: str, example: _Example) -> None:
+        if self.is_recording and len(self._examples) <= MOST_FUNCTIONS:
+            self._examples.setdefault(key, example)
+
+    def function(self, key: str) -> Callable[..., Any] | None:
+        """The code of this key, None if there is none. Raises what torch raises where it does not
+        take it."""
+        if not self.is_offered:
+            return None
+        if key not in self.functions:
+            self.miss(key, "its inputs, layers or settings are others")
+            return None
+        if key not in self._loaded:
+            self._loaded[key] = _unpickled(self.functions[key])
+        return self._loaded[key]
+
+    def miss(self, key: str, why: str) -> None:
+        """Told once. `key` is the reason itself where no key could be made."""
+        if not self.misses:
+            logger.warning("a call has no code compiled ahead of time: %s", why)
+        self.misses.add(key)
+
+    def give_up(self, error: Exception) -> None:
+        """For good: what failed once is not tried in the next block."""
+        self.failure = _told(error)
+        logger.warning("code compiled ahead of time is not used: %s", self.failure)
+
+    def compile_ahead(self, report: Progress = _nobody) -> tuple[CodePart, ...]:
+        """Code for every call that was met, none where torch cannot for one of them: then its
+        compile cache is what there is."""
+        if len(self._examples) > MOST_FUNCTIONS:
+            logger.warning("nothing is compiled ahead of time: too many calls differ")
+            return ()
+        parts = []
+        for done, (key, example) in enumerate(self._examples.items()):
+            report(done, len(self._examples))
+            try:
+                data = _compiled(example)
+            except Exception as error:  # noqa: BLE001 (torch's errors here have no class in common)
+                logger.warning("nothing is compiled ahead of time: %s", _told(error))
+                return ()
+            parts.append(CodePart("function", f"function/{key}", data))
+        return tuple(parts)
+
+
+def _told(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+class AheadCall:
+    """In place of a module's compiled call: code from `ahead` where there is some for this very
+    module and these inputs, else `compiled`."""
+
+    def __init__(
+        self,
+        ahead: Ahead,
+        module: nn.Module,
+        compiled: Callable[..., Any],
+        options: Mapping[str, Any],
+    ) -> None:
+        self._ahead, self._module, self._compiled = ahead, module, compiled
+        self._options = options
+        self._described: bytes | None = None
+        self._watch: Watch | None = None
+        self._keys: dict[CallKey, str] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._ahead.failure is not None:
+            return self._compiled(*args, **kwargs)
+        try:
+            key = self._key(args, kwargs)
+        except Undescribable as error:
+            self._ahead.miss(str(error), f"{error} is no part of a key")
+            return self._compiled(*args, **kwargs)
+        return self._run(key, args, kwargs)
+
+    def _run(self, key: str, args: Any, kwargs: Any) -> Any:
+        try:
+            function = self._ahead.function(key)
+            if function is not None:
+                found = function(self._module, *args, **kwargs)
+                self._ahead.hits.add(key)
+                return found
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (torch's errors here have no class in common)
+            self._ahead.give_up(error)
+        return self._compiled(*args, **kwargs)
+
+    def _key(self, args: Any, kwargs: Any) -> str:
+        leaves, structure = tree_flatten((args, kwargs))
+        call = call_key(structure, leaves)
+        if self._watch is None or not self._watch.holds:
+            self._watch, self._keys = None, {}
+            described, self._watch = describe_module(self._module)
+            self._described = canonical_json([described, dict(self._options)])
+        if call not in self._keys:
+            self._keys[call] = _digest(self._described or b"", call)
+            example = _Example(self._module, call, self._options)
+            self._ahead.note(self._keys[call], example)
+        return self._keys[call]
+
+
+def _digest(described: bytes, call: CallKey) -> str:
+    return hashlib.sha256(described + canonical_json(call.described)).hexdigest()
+
+
+def _options(plan: Compilation) -> dict[str, Any]:
+    """Inductor's, as a mode or the plan itself names them."""
+    from torch._inductor import list_mode_options
+
+    return {**list_mode_options(plan.mode), **plan.inductor_options}
+
+
+def _no_guards(guards: Iterable[Any]) -> list[bool]:
+    return [False for _ in guards]
+
+
+def _compiled(example: _Example) -> bytes:
+    """The pickle of one function of (module, *inputs)."""
+    from torch._dynamo.aot_compile import AOTCompiledFunction
+
+    leaves = made_again(example.key.leaves, example.key.again)
+    inputs = tree_unflatten(leaves, example.key.structure)
+    options = {**example.options, "guard_filter_fn": _no_guards}
+    with torch.no_grad():
+        compiled = torch.compile(
+            example.module.forward, fullgraph=True, dynamic=False, options=options
+        )
+        function = compiled.aot_compile(inputs)  # type: ignore[attr-defined]
+    return bytes(AOTCompiledFunction.serialize(function).serialized_data)
+
+
+def _unpickled(data: bytes) -> Callable[..., Any]:
+    from torch._dynamo.aot_compile import AOTCompiledFunction
+    from torch._dynamo.convert_frame import get_compile_id
+    from torch._dynamo.utils import get_metrics_context
+    from torch._guards import CompileContext, compile_context
+
+    with compile_context(CompileContext(get_compile_id({}))), get_metrics_context():
+        function = AOTCompiledFunction.deserialize(data)
+    function.disable_guard_check()
+    return function
