@@ -228,12 +228,12 @@ def _equal(wanted: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
     return [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
 
 
-def note_fetch(connection: Connection, record_id: str, now: datetime) -> None:
+def note_fetch(connection: Connection, record_id: str, now: datetime, times: int = 1) -> None:
     """Raises RecordNotFound."""
-    row = {"fetches": FETCHES.c.fetches + 1, "last_at": to_time(now)}
+    row = {"fetches": FETCHES.c.fetches + times, "last_at": to_time(now)}
     known = update(FETCHES).where(FETCHES.c.record_id == record_id)
     if connection.execute(known.values(**row)).rowcount:
         return
     if connection.scalar(select(RECORDS.c.id).where(RECORDS.c.id == record_id)) is None:
         raise RecordNotFound(f"there is no record {short(record_id)}")
-    connection.execute(insert(FETCHES).values(**{**row, "record_id": record_id, "fetches": 1}))
+    connection.execute(insert(FETCHES).values(**{**row, "record_id": record_id, "fetches": times}))

@@ -24,16 +24,19 @@ def command(registry_url: str | None, **options: Any) -> None:
     from tuner.version import __version__
 
     with needing_extra():
+        from registry.server.memory import Fetches
         from registry.server.running import Service
         from tuner.serving import PlanRoutes
 
     settings = settings_for(registry_url)
     registry = open_registry(settings.registry, http=settings.http)
+    fetches = Fetches(registry)
     service = Service(
         registry=registry,
+        fetches=fetches,
         config_dir=settings.config_dir,
         data_dir=settings.data_dir,
         version=__version__,
-        more=(PlanRoutes(registry, settings).router(),),
+        more=(PlanRoutes(registry, settings, fetches).router(),),
     )
     run_service(service, options)
