@@ -32,7 +32,7 @@ from registry.errors import (
 )
 from registry.http_cache import ARTIFACT_BYTES_KEPT, AnswerCache, trim
 from registry.http_client import HttpService, Parameters
-from registry.location import HttpOptions
+from registry.location import Opening
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactRef, Trial, TuningRecord
 from registry.records import StoredRecord
@@ -357,7 +357,7 @@ class HttpRegistry(Registry):
         trim(self._artifacts.files(), most_bytes=ARTIFACT_BYTES_KEPT)
 
 
-def open_http(url: str, options: HttpOptions) -> HttpRegistry:
+def open_http(url: str, options: Opening) -> HttpRegistry:
     """Asks nothing yet. Raises InvalidInput for a token that would pass in the clear."""
     folder = options.cache_dir / short(digest(url))
     return HttpRegistry(HttpService(url, options.token, AnswerCache(folder)), folder)

@@ -258,6 +258,11 @@ class Registry:
         }
         return self._readable(records.history_query(wanted).limit(limit))
 
+    def known_keys(self, digests: Sequence[str]) -> set[str]:
+        """Digests of keys of which there is a record here, of whatever status."""
+        with self._database.read() as connection:
+            return records.known_keys(connection, digests)
+
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""
         with self._database.write() as connection:

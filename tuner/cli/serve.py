@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from registry.server.commands import needing_extra, run_service, serving_options
-from tuner.cli.opening import settings_for
+from tuner.cli.opening import opened_alone, settings_for
 from tuner.cli.options import registry_option
 
 
@@ -20,7 +20,6 @@ def command(registry_url: str | None, **options: Any) -> None:
     On this machine everybody may read; writing needs a token (`tuner tokens`). Any address beyond
     it needs TLS and at least one token, for reading too.
     """
-    from registry.client import open_registry
     from tuner.version import __version__
 
     with needing_extra():
@@ -29,7 +28,7 @@ def command(registry_url: str | None, **options: Any) -> None:
         from tuner.serving import PlanRoutes
 
     settings = settings_for(registry_url)
-    registry = open_registry(settings.registry, http=settings.http)
+    registry = opened_alone(registry_url, create=True)
     fetches = Fetches(registry)
     service = Service(
         registry=registry,
