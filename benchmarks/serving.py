@@ -160,8 +160,9 @@ async def closed_loop(port: int, path: str, clients: int, requests: int) -> Load
         async with connection(port) as (reader, writer):
             for _ in range(requests):
                 begun_s = time.perf_counter()
-                errors += not await ask(reader, writer, path)
+                is_right = await ask(reader, writer, path)
                 latencies_s.append(time.perf_counter() - begun_s)
+                errors += not is_right
 
     begun_s = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -178,8 +179,9 @@ async def open_loop(port: int, path: str, clients: int, rate: float, requests: i
         nonlocal errors
         async with connection(port) as (reader, writer):
             while (due_s := await due.get()) is not None:
-                errors += not await ask(reader, writer, path)
+                is_right = await ask(reader, writer, path)
                 latencies_s.append(time.perf_counter() - due_s)
+                errors += not is_right
 
     async def clock() -> None:
         begun_s = time.perf_counter()

@@ -18,6 +18,7 @@ from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import InvalidInput
 from registry.record import Objective, Policy
+from registry.rows import sha256_of
 from registry.server.memory import Answer, Fetches, Memory
 from registry.server.reading import tagged
 from registry.store import Registry
@@ -135,7 +136,8 @@ class PlanRoutes:
         """The best plan known for the environment given."""
         detection = Detection(question.environment, None, None, foreign_bytes=0)
         place = Place(self._registry, detection, self._settings)
-        answer = self._memory.answer(question, lambda: self._answer(place, question))
+        told = sha256_of(question.model_dump_json().encode())
+        answer = self._memory.answer(told, lambda: self._answer(place, question))
         return self._told(request, answer)
 
     def _told(self, request: Request, answer: Answer) -> Response:

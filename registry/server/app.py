@@ -12,10 +12,11 @@ from fastapi.security import HTTPBearer
 from typing_extensions import override
 
 from registry.server import problems
-from registry.server.access import Access, Policy
+from registry.server.access import Access
 from registry.server.artifacts import Artifacts
 from registry.server.audit import Audit
 from registry.server.guard import BODY_PAUSE_S, Guard
+from registry.server.listening import Policy
 from registry.server.memory import Fetches
 from registry.server.problems import MEDIA_TYPE
 from registry.server.reading import Reading

@@ -14,6 +14,10 @@ from registry.rows import sha256_of
 from registry.store import Registry
 
 KEPT_BYTES = 64 << 20
+ENTRY_BYTES = 4096
+"""What an answer takes beside its body: its question, and its place."""
+MOST_COUNTED = 10_000
+"""Records that are counted between two writes; who makes up more ids is not counted."""
 COUNT_EVERY_S = 10.0
 
 
@@ -26,14 +30,19 @@ class Answer:
     tag: str
     record_id: str | None = None
 
+    @property
+    def kept_bytes(self) -> int:
+        return len(self.body) + ENTRY_BYTES
+
     @classmethod
     def of(cls, body: bytes, record_id: str | None = None) -> Answer:
         return cls(body, f'"{sha256_of(body)}"', record_id)
 
 
 class Memory:
-    """Answers by their question, for as long as the registry is the same to a commit; the one that
-    was asked for longest ago goes first. Without a version of the registry nothing is kept."""
+    """Answers by their question, a small value, for as long as the registry is the same to a
+    commit; the one that was asked for longest ago goes first. Without a version of the registry
+    nothing is kept."""
 
     def __init__(self, registry: Registry, kept_bytes: int = KEPT_BYTES) -> None:
         self._registry, self._most_bytes = registry, kept_bytes
@@ -69,10 +78,10 @@ class Memory:
                 self._version, self._bytes = version, 0
             before = self._answers.pop(question, None)
             self._answers[question] = answer
-            self._bytes += len(answer.body) - (0 if before is None else len(before.body))
+            self._bytes += answer.kept_bytes - (0 if before is None else before.kept_bytes)
             while self._bytes > self._most_bytes:
                 _, gone = self._answers.popitem(last=False)
-                self._bytes -= len(gone.body)
+                self._bytes -= gone.kept_bytes
 
 
 class Fetches:
@@ -95,7 +104,8 @@ class Fetches:
 
     def note(self, record_id: str) -> None:
         with self._lock:
-            self._counts[record_id] += 1
+            if record_id in self._counts or len(self._counts) < MOST_COUNTED:
+                self._counts[record_id] += 1
             is_due = self._monotonic_s() - self._written_at_s >= self._every_s
         if is_due:
             self.write()

@@ -94,7 +94,7 @@ def test_what_changes_while_an_answer_is_made_is_not_missed(registry: Registry) 
 
 
 def test_the_memory_is_bounded(registry: Registry) -> None:
-    memory, maker = Memory(registry, kept_bytes=25), Maker(b"x" * 10)
+    memory, maker = Memory(registry, kept_bytes=10_000), Maker(b"x" * 100)
     for question in ("a", "b", "a", "c"):  # b was asked for longest ago
         memory.answer(question, maker)
     assert maker.made == 3
@@ -102,7 +102,7 @@ def test_the_memory_is_bounded(registry: Registry) -> None:
     assert maker.made == 3
     memory.answer("b", maker)
     assert maker.made == 4
-    memory.answer("too large", Maker(b"x" * 99))
+    memory.answer("too large", Maker(b"x" * 9999))
     assert memory._bytes == 0
 
 
