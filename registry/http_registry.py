@@ -221,7 +221,7 @@ class HttpRegistry(Registry):
 
     @override
     def rollback(self, record_id: str, *, now: datetime) -> StoredRecord:
-        return self.record(self._changed("POST", record_id, "/rollback"))
+        return self.record(self._changed("POST", record_id, "/rollback", once=True))
 
     @override
     def pin(self, record_id: str, *, now: datetime) -> str:
@@ -229,12 +229,12 @@ class HttpRegistry(Registry):
 
     @override
     def unpin(self, record_id: str) -> str:
-        return self._changed("DELETE", record_id, "/pin")
+        return self._changed("DELETE", record_id, "/pin", once=True)
 
     @override
     def note_fetch(self, record_id: str, now: datetime) -> None:
         try:
-            self._service.send("POST", f"{API}/fetches/{record_id}")
+            self._service.send("POST", f"{API}/fetches/{record_id}", once=True)
         except RegistryError as error:
             logger.info("fetch of %s not counted: %s", record_id, error.message)
 

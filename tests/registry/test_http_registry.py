@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -345,6 +345,32 @@ def test_a_failure_that_passes_is_tried_again(tmp_path: Path) -> None:
     stub = Stub(httpx2.ConnectTimeout("slow"), (503, {}), PAGE)
     assert stub.registry(tmp_path).candidates() == ()
     assert stub.paused == [0.2, 0.8]
+
+
+def test_what_is_not_the_same_twice_is_asked_once(tmp_path: Path) -> None:
+    asked: list[Callable[[Registry], object]] = [
+        lambda registry: registry.rollback("f" * 64, now=NOW),
+        lambda registry: registry.unpin("f" * 64),
+    ]
+    for ask in asked:
+        stub = Stub(httpx2.ReadError("cut off"), PAGE)
+        with pytest.raises(RegistryUnreachable):
+            ask(stub.registry(tmp_path))
+        assert len(stub.asked) == 1
+
+
+def test_who_is_silent_for_long_is_asked_once(tmp_path: Path) -> None:
+    stub = Stub(httpx2.ReadTimeout("silent"), PAGE)
+    with pytest.raises(RegistryUnreachable):
+        stub.registry(tmp_path).candidates()
+    assert stub.paused == []
+
+
+def test_a_proxy_before_a_service_that_is_down_is_no_answer(tmp_path: Path) -> None:
+    stub = Stub(PAGE, *[(502, b"<html>bad gateway")] * 3)
+    registry = stub.registry(tmp_path)
+    assert registry.candidates() == registry.candidates()
+    assert "did not answer" in registry.notes[0]
 
 
 def test_who_does_not_answer_is_left_alone_for_a_while(tmp_path: Path) -> None:
