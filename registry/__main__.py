@@ -37,10 +37,13 @@ def serve(home: Path, /, url: str, **options: Any) -> None:
     from registry.client import open_registry
 
     with needing_extra():
+        from registry.server.memory import Fetches
         from registry.server.running import Service
 
+    opened = open_registry(url)
     service = Service(
-        registry=open_registry(url),
+        registry=opened,
+        fetches=Fetches(opened),
         config_dir=home / "config",
         data_dir=home / "data",
         version=version("diffusion-tuner"),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from registry.artifacts import ArtifactFolder
 from registry.database import Database
-from registry.errors import InvalidInput
+from registry.errors import InvalidInput, RegistryMissing, RegistryReadOnly
 from registry.location import (
     FileLocation,
     HttpLocation,
-    HttpOptions,
+    Opening,
     PostgresqlLocation,
     locate,
 )
@@ -19,7 +19,7 @@ from registry.store import Registry
 
 
 def open_registry(
-    url_or_path: str | Path, *, create: bool = True, http: HttpOptions | None = None
+    url_or_path: str | Path, *, create: bool = True, opening: Opening | None = None
 ) -> Registry:
     """A registry in a file (a path, a `sqlite:///` URL, or a folder that holds `registry.sqlite3`),
     in PostgreSQL (`postgresql+psycopg://user@host/database?artifacts=/folder`), or served elsewhere
@@ -27,16 +27,48 @@ def open_registry(
 
     `create` makes a new one where there is none; without it, opening never imports alembic and
     never writes. Artifacts lie beside the file, in `<file name>.artifacts`, or in the folder that
-    the URL names. `http` is for a served one: by default no token, and this user's cache folder.
+    the URL names. `opening` is by default no token, this user's cache folder, and no base. With a
+    base, and where there is no registry over it, the base alone is opened, to be read.
 
     Raises InvalidInput, RegistryMissing, RegistryCorrupt, RegistryTooOld, RegistryTooNew (unless
     the newer schema is marked as readable by this release: then writes raise it),
     RegistryReadOnly where a new one cannot be made, and RegistryError where it is out of reach.
     """
     location = locate(url_or_path)
+    base = None if opening is None or opening.base is None else _base(opening)
     if isinstance(location, HttpLocation):
-        return _served(location, http)
-    return Registry(_opened(location, create), ArtifactFolder(location.artifacts))
+        return _served(location, opening) if base is None else _refuse_layers(location)
+    try:
+        database = _opened(location, create)
+    except RegistryMissing:
+        if base is None:
+            raise
+        return base
+    artifacts = ArtifactFolder(location.artifacts)
+    return Registry(database, artifacts) if base is None else _layered(database, artifacts, base)
+
+
+def _base(opening: Opening) -> Registry:
+    """Only to be read, whatever it would allow."""
+    location = locate(opening.base or "")
+    if isinstance(location, HttpLocation):
+        return _served(location, opening)
+    database = _opened(location, create=False)
+    database.refusal = RegistryReadOnly(f"registry {database.name} is a base: it is only read")
+    return Registry(database, ArtifactFolder(location.artifacts))
+
+
+def _layered(database: Database, artifacts: ArtifactFolder, base: Registry) -> Registry:
+    from registry.layered import LayeredRegistry
+
+    return LayeredRegistry(database, artifacts, base)
+
+
+def _refuse_layers(location: HttpLocation) -> Registry:
+    raise InvalidInput(
+        f"registry {location.name} cannot lie over a base: only one in a file or in PostgreSQL can",
+        hint="Make it the base (TUNER_REGISTRY_BASE), under a registry of your own.",
+    )
 
 
 def upgrade_registry(url_or_path: str | Path) -> tuple[str | None, str]:
@@ -65,7 +97,7 @@ def _opened(location: FileLocation | PostgresqlLocation, create: bool) -> Databa
     return open_postgresql(location.url, create=create)
 
 
-def _served(location: HttpLocation, options: HttpOptions | None) -> Registry:
+def _served(location: HttpLocation, options: Opening | None) -> Registry:
     try:
         from registry.http_registry import open_http
     except ModuleNotFoundError as error:
@@ -75,7 +107,7 @@ def _served(location: HttpLocation, options: HttpOptions | None) -> Registry:
             f"registry {location.name} needs the package httpx2, which is not installed",
             hint="pip install 'diffusion-tuner[http]'",
         ) from error
-    return open_http(location.url, options or HttpOptions(_cache_dir()))
+    return open_http(location.url, options or Opening(_cache_dir()))
 
 
 def _cache_dir() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AbstractContextManager
 
 from sqlalchemy import Connection
@@ -34,6 +34,10 @@ class Database(ABC):
 
         Raises RegistryReadOnly, RegistryFull, RegistryTooNew, or RegistryError when it stays busy.
         """
+
+    def version(self) -> Hashable | None:
+        """Equal to the one before only where nothing was written in between; None: not known."""
+        return None
 
     @abstractmethod
     def problems(self, connection: Connection) -> Iterator[str]:

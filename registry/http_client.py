@@ -81,18 +81,20 @@ class HttpService:
             raise _told(fetched.status, fetched.body, self.url)
         return _parsed(fetched.body)
 
-    def send(self, method: str, path: str, **content: Any) -> Any:
-        """The JSON of the answer. Raises the error that the service tells, RegistryUnreachable,
-        and AccessDenied for a token that does not do."""
-        with self.answer(method, path, **content) as answer:
+    def send(self, method: str, path: str, *, once: bool = False, **content: Any) -> Any:
+        """The JSON of the answer. `once` is for what is not the same when it is asked twice: it is
+        not tried again. Raises the error that the service tells, RegistryUnreachable, and
+        AccessDenied for a token that does not do."""
+        with self.answer(method, path, once=once, **content) as answer:
             body = _body(answer)
         return _parsed(body) if body else None
 
     @contextmanager
-    def answer(self, method: str, path: str, **content: Any) -> Iterator[httpx2.Response]:
-        """A good answer whose body is yet to be read; raises as `send` does. What is asked must be
-        such that asking twice does no harm."""
-        answer = self._answered(method, f"{self.url}{path}", content)
+    def answer(
+        self, method: str, path: str, *, once: bool = False, **content: Any
+    ) -> Iterator[httpx2.Response]:
+        """A good answer whose body is yet to be read; as `send`."""
+        answer = self._answered(method, f"{self.url}{path}", content, once=once)
         try:
             if not answer.is_success:
                 raise _told(answer.status_code, _body(answer), self.url)
@@ -108,6 +110,8 @@ class HttpService:
         try:
             if answer.status_code == HTTPStatus.NOT_MODIFIED and known is not None:
                 return known
+            if answer.status_code in PASSING:  # a proxy before a service that is down, most often
+                raise self._unreachable(f"status {answer.status_code}")
             fetched = self._taken(answer)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
@@ -125,15 +129,17 @@ class HttpService:
                 raise error
         return Fetched(answer.status_code, answer.headers.get("etag"), self._now(), body)
 
-    def _answered(self, method: str, url: str, content: dict[str, Any]) -> httpx2.Response:
-        """An answer with its body unread, after as many tries as it takes."""
+    def _answered(
+        self, method: str, url: str, content: dict[str, Any], *, once: bool = False
+    ) -> httpx2.Response:
+        """An answer with its body unread. Who is silent for `ANSWER_S` is not asked again."""
         if self._failed_at_s is not None and self._monotonic_s() - self._failed_at_s < OFFLINE_S:
             raise RegistryUnreachable(f"registry {self.url} did not answer a moment ago")
-        for pause_s in (*PAUSES_S, None):
+        for pause_s in (None,) if once else (*PAUSES_S, None):
             try:
                 answer = self._once(method, url, content)
             except httpx2.TransportError as error:
-                if pause_s is None:
+                if pause_s is None or isinstance(error, httpx2.ReadTimeout):
                     raise self._unreachable(error) from error
             else:
                 if answer.status_code not in PASSING or pause_s is None:
@@ -150,10 +156,10 @@ class HttpService:
             given["content"] = _pieces(path)
         return self._client.send(self._client.build_request(method, url, **given), stream=True)
 
-    def _unreachable(self, error: Exception) -> RegistryUnreachable:
+    def _unreachable(self, why: Exception | str) -> RegistryUnreachable:
         self._failed_at_s = self._monotonic_s()
         return RegistryUnreachable(
-            f"registry {self.url} does not answer ({str(error) or type(error).__name__})",
+            f"registry {self.url} does not answer ({str(why) or type(why).__name__})",
             hint="Is it served there (`tuner serve`)? What was fetched before serves meanwhile.",
         )
 

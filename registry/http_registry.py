@@ -32,7 +32,7 @@ from registry.errors import (
 )
 from registry.http_cache import ARTIFACT_BYTES_KEPT, AnswerCache, trim
 from registry.http_client import HttpService, Parameters
-from registry.location import HttpOptions
+from registry.location import Opening
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactRef, Trial, TuningRecord
 from registry.records import StoredRecord
@@ -221,7 +221,7 @@ class HttpRegistry(Registry):
 
     @override
     def rollback(self, record_id: str, *, now: datetime) -> StoredRecord:
-        return self.record(self._changed("POST", record_id, "/rollback"))
+        return self.record(self._changed("POST", record_id, "/rollback", once=True))
 
     @override
     def pin(self, record_id: str, *, now: datetime) -> str:
@@ -229,12 +229,12 @@ class HttpRegistry(Registry):
 
     @override
     def unpin(self, record_id: str) -> str:
-        return self._changed("DELETE", record_id, "/pin")
+        return self._changed("DELETE", record_id, "/pin", once=True)
 
     @override
     def note_fetch(self, record_id: str, now: datetime) -> None:
         try:
-            self._service.send("POST", f"{API}/fetches/{record_id}")
+            self._service.send("POST", f"{API}/fetches/{record_id}", once=True)
         except RegistryError as error:
             logger.info("fetch of %s not counted: %s", record_id, error.message)
 
@@ -357,7 +357,7 @@ class HttpRegistry(Registry):
         trim(self._artifacts.files(), most_bytes=ARTIFACT_BYTES_KEPT)
 
 
-def open_http(url: str, options: HttpOptions) -> HttpRegistry:
+def open_http(url: str, options: Opening) -> HttpRegistry:
     """Asks nothing yet. Raises InvalidInput for a token that would pass in the clear."""
     folder = options.cache_dir / short(digest(url))
     return HttpRegistry(HttpService(url, options.token, AnswerCache(folder)), folder)

@@ -85,11 +85,13 @@ class HttpLocation:
 
 
 @dataclass(frozen=True)
-class HttpOptions:
-    """`cache_dir` keeps what was fetched of each registry; `token` is shown to it."""
+class Opening:
+    """How registries are opened. Of served ones `cache_dir` keeps what was fetched, and `token` is
+    shown to them. `base` is the path or URL of a registry to read under the one that is opened."""
 
     cache_dir: Path
     token: str | None = field(default=None, repr=False)
+    base: str | None = None
 
 
 Location = FileLocation | PostgresqlLocation | HttpLocation

@@ -6,7 +6,7 @@ the row is reported and never served.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -33,6 +33,9 @@ from registry.rows import (
 from registry.schema import FETCHES, PINS, RECORD_READER, RECORDS, VERIFICATIONS
 from registry.signing import ArtifactStatement, Signature
 from registry.verification import Verification
+
+KEYS_A_QUERY = 500
+"""Under every database's limit of parameters."""
 
 RecordStatus = Literal["current", "superseded", "revoked"]
 
@@ -224,16 +227,26 @@ def on_page(query: Select[Any], page: Page) -> Select[Any]:
     return query.where(or_(RECORDS.c.publication < this, same_publication)).limit(page.limit)
 
 
+def known_keys(connection: Connection, digests: Sequence[str]) -> set[str]:
+    """Those of which there is a record, of whatever status."""
+    found: set[str] = set()
+    for begin in range(0, len(digests), KEYS_A_QUERY):
+        part = digests[begin : begin + KEYS_A_QUERY]
+        query = select(RECORDS.c.key_digest).where(RECORDS.c.key_digest.in_(part)).distinct()
+        found.update(connection.scalars(query))
+    return found
+
+
 def _equal(wanted: Mapping[str, str | None]) -> list[ColumnElement[bool]]:
     return [RECORDS.c[name] == value for name, value in wanted.items() if value is not None]
 
 
-def note_fetch(connection: Connection, record_id: str, now: datetime) -> None:
+def note_fetch(connection: Connection, record_id: str, now: datetime, times: int = 1) -> None:
     """Raises RecordNotFound."""
-    row = {"fetches": FETCHES.c.fetches + 1, "last_at": to_time(now)}
+    row = {"fetches": FETCHES.c.fetches + times, "last_at": to_time(now)}
     known = update(FETCHES).where(FETCHES.c.record_id == record_id)
     if connection.execute(known.values(**row)).rowcount:
         return
     if connection.scalar(select(RECORDS.c.id).where(RECORDS.c.id == record_id)) is None:
         raise RecordNotFound(f"there is no record {short(record_id)}")
-    connection.execute(insert(FETCHES).values(**{**row, "record_id": record_id, "fetches": 1}))
+    connection.execute(insert(FETCHES).values(**{**row, "record_id": record_id, "fetches": times}))

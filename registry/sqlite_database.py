@@ -7,7 +7,7 @@ transaction: a process that waits for hours holds nothing open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from registry.errors import (
 )
 from registry.revision import check_schema
 from registry.schema import SCHEMA_HEAD
+from registry.sqlite_changes import Changes
 
 _BEGIN = "registry_begin"
 
@@ -36,6 +37,7 @@ class SqliteDatabase(Database):
         self.path = path
         self._driver = driver
         self._engine = _engine(path, driver, mode)
+        self._changes = Changes(path, driver)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -52,6 +54,16 @@ class SqliteDatabase(Database):
             connection = bare.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
             with connection.begin():
                 yield connection
+
+    def version(self) -> Hashable | None:
+        """Not known to an SQLite that has to leave WAL mode first: what watches would be in its
+        way."""
+        if not self._driver.wal_is_safe:
+            return None
+        try:
+            return self._changes.version()
+        except (OSError, self._driver.module.Error):  # reading says what is wrong
+            return None
 
     def problems(self, connection: Connection) -> Iterator[str]:
         for row in connection.exec_driver_sql("PRAGMA integrity_check"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from registry import (
 from registry.artifacts import ArtifactFolder, Incoming, Staged
 from registry.database import Database
 from registry.environment import Environment
-from registry.errors import InvalidInput, RegistryError
+from registry.errors import InvalidInput, RecordNotFound, RegistryError
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
 from registry.records import Page, StoredRecord, Wanted
@@ -76,6 +77,10 @@ class Registry:
     def notes(self) -> tuple[str, ...]:
         """What people should know of the answers given so far."""
         return ()
+
+    def version(self) -> Hashable | None:
+        """Equal to the one before only where nothing was written in between; None: not known."""
+        return self._database.version()
 
     @property
     def path(self) -> Path:
@@ -253,6 +258,11 @@ class Registry:
         }
         return self._readable(records.history_query(wanted).limit(limit))
 
+    def known_keys(self, digests: Sequence[str]) -> set[str]:
+        """Digests of keys of which there is a record here, of whatever status."""
+        with self._database.read() as connection:
+            return records.known_keys(connection, digests)
+
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
         """Take a record out of service for good; nothing takes its place. The id."""
         with self._database.write() as connection:
@@ -292,6 +302,16 @@ class Registry:
                 records.note_fetch(connection, record_id, now)
         except RegistryError as error:
             logger.info("fetch of %s not counted: %s", record_id, error.message)
+
+    def note_fetches(self, counts: Mapping[str, int], now: datetime) -> None:
+        """As `note_fetch`, of several answers. A record that is not there is left out."""
+        try:
+            with self._database.write(wait_s=FETCH_WAIT_S) as connection:
+                for record_id, times in counts.items():
+                    with suppress(RecordNotFound):
+                        records.note_fetch(connection, record_id, now, times)
+        except RegistryError as error:
+            logger.info("%d fetches not counted: %s", sum(counts.values()), error.message)
 
     def note_verification(self, found: Verification) -> None:
         """What came of running a record's plan again: it stands in the record's place of the last

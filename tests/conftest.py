@@ -35,7 +35,8 @@ def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere.write_text("a test that needs a home asks for the fixture `home`")
     for name, folder in HOME_VARIABLES.items():
         monkeypatch.setenv(name, os.path.normpath(nowhere / folder))
-    for name in ("TUNER_HOME", "TUNER_REGISTRY", "TUNER_REGISTRY_TOKEN"):
+    variables = ("TUNER_HOME", "TUNER_REGISTRY", "TUNER_REGISTRY_BASE", "TUNER_REGISTRY_TOKEN")
+    for name in variables:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

@@ -89,6 +89,29 @@ def test_the_registry_stands_alone() -> None:
     assert "tuner" not in loaded
 
 
+def test_a_registry_needs_no_server_to_be_read() -> None:
+    names = [
+        name
+        for name in modules_beside_the_pipeline()
+        if name.startswith("registry.") and not name.startswith("registry.server.")
+    ]
+    assert "registry.http_registry" in names
+    imports = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    assert not loaded_after(imports, *names) & {"fastapi", "starlette", "uvicorn", *TORCH}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["serve", "--help"], ["tokens", "list"]])
+def test_commands_are_there_without_the_packages_of_the_service(
+    command: list[str], home: Path
+) -> None:
+    code = "import sys; from tuner.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    code = f"for name in {sorted(SERVICE)}: __import__('sys').modules[name] = None\n{code}"
+    child = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, check=False, cwd=ROOT
+    )
+    assert child.returncode == 0, child.stderr
+
+
 def test_the_public_face_is_what_the_docs_say() -> None:
     page = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^### `tuner\.(\w+)", page, flags=re.MULTILINE)

@@ -322,7 +322,7 @@ def _opened(
 ) -> tuple[Registry | None, tuple[str, ...]]:
     url = settings.registry if given is None else given
     try:
-        return open_registry(url, create=False, http=settings.http), ()
+        return open_registry(url, create=False, opening=settings.opening), ()
     except RegistryMissing as error:
         return None, (error.message,)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import platformdirs
 
 from registry.errors import InvalidInput
-from registry.location import HttpOptions
+from registry.location import Opening
 
 APP_NAME = "tuner"
 HOME_VARIABLE = "TUNER_HOME"
 REGISTRY_VARIABLE = "TUNER_REGISTRY"
+BASE_VARIABLE = "TUNER_REGISTRY_BASE"
 TOKEN_VARIABLE = "TUNER_REGISTRY_TOKEN"  # noqa: S105 (a variable's name)
 REGISTRY_FILE = "registry.sqlite3"
 
@@ -24,7 +25,7 @@ class Settings:
     """Where things are kept, and what the user's environment says about the machine.
 
     `registry` is a path or URL as `open_registry` takes it, `registry_token` what a served one is
-    shown; workers do not inherit it. `visible_devices` is
+    shown; workers do not inherit it. `registry_base` is read under it. `visible_devices` is
     CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
     that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models,
     `torch_hub_dir` where `torch.hub` does. `environ` is what worker processes inherit; it may hold
@@ -41,11 +42,13 @@ class Settings:
     torch_hub_dir: Path = Path()
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     registry_token: str | None = field(default=None, repr=False)
+    registry_base: str | None = None
 
     @property
-    def http(self) -> HttpOptions:
-        """How registries are opened that are served elsewhere."""
-        return HttpOptions(self.cache_dir / "registries", self.registry_token)
+    def opening(self) -> Opening:
+        """How registries are opened."""
+        folder = self.cache_dir / "registries"
+        return Opening(folder, self.registry_token, self.registry_base)
 
     @property
     def locks_dir(self) -> Path:
@@ -72,8 +75,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `environ`, by default this process's own. Nothing is created on disk.
 
     TUNER_HOME puts data, cache and configuration under one folder; TUNER_REGISTRY is the
-    registry's path or URL, TUNER_REGISTRY_TOKEN the token for one over HTTP. An empty value counts
-    as not set. Raises InvalidInput.
+    registry's path or URL, TUNER_REGISTRY_BASE that of one to read under it, TUNER_REGISTRY_TOKEN
+    the token for those over HTTP. An empty value counts as not set. Raises InvalidInput.
     """
     environ = dict(os.environ if environ is None else environ)
     data_dir, cache_dir, config_dir = _folders(environ.get(HOME_VARIABLE))
@@ -88,6 +91,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         torch_hub_dir=_torch_hub(environ),
         environ={name: value for name, value in environ.items() if name != TOKEN_VARIABLE},
         registry_token=environ.get(TOKEN_VARIABLE) or None,
+        registry_base=environ.get(BASE_VARIABLE) or None,
     )
 
 

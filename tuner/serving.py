@@ -6,18 +6,21 @@ GET answers for the machine that serves. POST is told the asking machine's envir
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import InvalidInput
 from registry.record import Objective, Policy
+from registry.rows import sha256_of
+from registry.server.memory import Answer, Fetches, Memory
+from registry.server.reading import tagged
 from registry.store import Registry
 from registry.wire import API, Text
 from registry.workload import Weights, Workload
@@ -94,46 +97,58 @@ class RemoteQuestion(PlanQuestion):
 
 
 class PlanRoutes:
-    """Looks at this machine at most every `LOOK_AGAIN_S`, by a clock that is never set."""
+    """Looks at this machine, and at the hub's cache on it, at most every `LOOK_AGAIN_S`, by a clock
+    that is never set. Answers are remembered for as long, and while the registry is the same."""
 
     def __init__(
         self,
         registry: Registry,
         settings: Settings,
+        fetches: Fetches,
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
         look: Callable[[str | None], Detection] | None = None,
     ) -> None:
-        self._registry, self._settings, self._monotonic_s = registry, settings, monotonic_s
+        self._registry, self._settings, self._fetches = registry, settings, fetches
+        self._monotonic_s = monotonic_s
         self._look = look or (lambda gpu: detect(gpu, settings=settings))
         self._seen: tuple[float, str | None, Detection] | None = None
+        self._memory = Memory(registry)
 
     def router(self) -> APIRouter:
         routes = APIRouter(prefix=API, tags=["plans"])
-        routes.get("/plan")(self.here)
-        routes.post("/plan")(self.elsewhere)
+        routes.get("/plan", response_model=dict[str, Any])(self.here)
+        routes.post("/plan", response_model=dict[str, Any])(self.elsewhere)
         return routes
 
-    def here(
-        self, question: Annotated[LocalQuestion, Query()], after: BackgroundTasks
-    ) -> dict[str, Any]:
+    def here(self, question: Annotated[LocalQuestion, Query()], request: Request) -> Response:
         """The best plan known for the machine that serves, as `tuner get-plan` prints it."""
-        cached = cached_weights(question.spec, self._settings.hub_cache_dir)
-        place = Place(self._registry, self._detection(question.gpu), self._settings, cached)
-        return self._answer(place, question, after)
+        detection, seen_at_s = self._detection(question.gpu)
 
-    def elsewhere(self, question: RemoteQuestion, after: BackgroundTasks) -> dict[str, Any]:
+        def make() -> Answer:
+            cached = cached_weights(question.spec, self._settings.hub_cache_dir)
+            place = Place(self._registry, detection, self._settings, cached)
+            return self._answer(place, question)
+
+        return self._told(request, self._memory.answer((question, seen_at_s), make))
+
+    def elsewhere(self, question: RemoteQuestion, request: Request) -> Response:
         """The best plan known for the environment given."""
         detection = Detection(question.environment, None, None, foreign_bytes=0)
-        return self._answer(Place(self._registry, detection, self._settings), question, after)
+        place = Place(self._registry, detection, self._settings)
+        told = sha256_of(question.model_dump_json().encode())
+        answer = self._memory.answer(told, lambda: self._answer(place, question))
+        return self._told(request, answer)
 
-    def _answer(
-        self, place: Place, question: PlanQuestion, after: BackgroundTasks
-    ) -> dict[str, Any]:
-        answer = self._found(place, question)
+    def _told(self, request: Request, answer: Answer) -> Response:
         if answer.record_id is not None:
-            after.add_task(self._registry.note_fetch, answer.record_id, datetime.now(UTC))
-        return answer.to_json()
+            self._fetches.note(answer.record_id)
+        return tagged(request, answer)
+
+    def _answer(self, place: Place, question: PlanQuestion) -> Answer:
+        answer = self._found(place, question)
+        body = json.dumps(answer.to_json(), ensure_ascii=False, separators=(",", ":"))
+        return Answer.of(body.encode(), answer.record_id)
 
     def _found(self, place: Place, question: PlanQuestion) -> PlanAnswer:
         spec = question.spec
@@ -146,9 +161,9 @@ class PlanRoutes:
             asked_as=question.model,
         )
 
-    def _detection(self, gpu: str | None) -> Detection:
-        """Two requests at once may both look; either finds the same."""
+    def _detection(self, gpu: str | None) -> tuple[Detection, float]:
+        """And when it was made. Two requests at once may both look; either finds the same."""
         now_s, seen = self._monotonic_s(), self._seen
         if seen is None or seen[1] != gpu or now_s - seen[0] > LOOK_AGAIN_S:
             seen = self._seen = (now_s, gpu, self._look(gpu))
-        return seen[2]
+        return seen[2], seen[0]

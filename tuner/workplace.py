@@ -82,7 +82,7 @@ def workplace(
     """
     detection = detect(device.gpu, settings=settings, own_torch=device.python is None)
     refuse_a_device_in_use(detection, share=device.share)
-    registry = open_registry(settings.registry, http=settings.http)
+    registry = open_registry(settings.registry, opening=settings.opening)
     registry.require_writable()
     with DeviceLock(detection.device_key, settings.locks_dir, command) as lock:
         runner = Runner(

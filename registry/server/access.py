@@ -10,11 +10,11 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 
 from registry.errors import AccessDenied
+from registry.server.listening import Policy
 from registry.server.problems import problem
 from registry.server.tokens import Role, Token, Tokens
 from registry.wire import API, Problem
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 READING = frozenset({"GET", "HEAD"})
 HEALTH = f"{API}/health"
 ROLES: Mapping[tuple[str, str], Role] = {
@@ -26,14 +26,6 @@ ROLES: Mapping[tuple[str, str], Role] = {
 }
 """What a method needs on a path; one that ends in a slash stands for those under it. Whatever is
 not named here and does not only read needs an admin."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """`hosts` are the names the service answers to. `open_reading`: reading needs no token."""
-
-    hosts: frozenset[str] = LOOPBACK_NAMES
-    open_reading: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from fastapi.security import HTTPBearer
 from typing_extensions import override
 
 from registry.server import problems
-from registry.server.access import Access, Policy
+from registry.server.access import Access
 from registry.server.artifacts import Artifacts
 from registry.server.audit import Audit
 from registry.server.guard import BODY_PAUSE_S, Guard
+from registry.server.listening import Policy
+from registry.server.memory import Fetches
 from registry.server.problems import MEDIA_TYPE
 from registry.server.reading import Reading
 from registry.server.tokens import Tokens
@@ -51,6 +53,7 @@ class Parts:
     tokens: Tokens
     keys: SigningKeys
     audit: Audit
+    fetches: Fetches
 
 
 class Application(FastAPI):
@@ -101,7 +104,7 @@ def create_app(
     for routes in (
         Reading(parts.registry).router(),
         Artifacts(parts.registry, options.artifact_bytes).router(),
-        Writing(parts.registry, publisher, now).router(),
+        Writing(parts.registry, publisher, parts.fetches, now).router(),
         *more,
     ):
         app.include_router(routes)

@@ -1,4 +1,5 @@
-"""Where the service listens, and what it must have for that. Checked before anything is opened."""
+"""Where the service listens, what it must have for that, and what it asks for there. Checked before
+anything is opened. Imports no FastAPI: the commands that need none are there without it."""
 
 from __future__ import annotations
 
@@ -13,11 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import InvalidInput
-from registry.server.access import LOOPBACK_NAMES, Policy
 from registry.server.tokens import Tokens
 
 DEFAULT_PORT = 8319
 BACKLOG = 512
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`hosts` are the names the service answers to. `open_reading`: reading needs no token."""
+
+    hosts: frozenset[str] = LOOPBACK_NAMES
+    open_reading: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from registry.errors import RecordNotFound
 from registry.inventory import ModelInventory
 from registry.record import Trial
 from registry.records import StoredRecord
-from registry.rows import sha256_of
+from registry.server.memory import Answer, Memory
 from registry.store import Registry
 from registry.studies import StudyRow
 from registry.wire import (
@@ -39,7 +39,7 @@ class Reading:
     """Every answer that clients ask for again carries an ETag."""
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+        self._registry, self._memory = registry, Memory(registry)
 
     def router(self) -> APIRouter:
         routes = APIRouter(prefix=API)
@@ -65,19 +65,27 @@ class Reading:
 
     def candidates(self, query: Annotated[CandidateQuery, Query()], request: Request) -> Response:
         """Records in service for which every given value is equal, newest publication first."""
-        found, after = self._registry.candidate_page(query.wanted, query.page)
-        return tagged(request, page_json(self._answers(found), after))
+
+        def make() -> Answer:
+            found, after = self._registry.candidate_page(query.wanted, query.page)
+            return Answer.of(page_json(self._answers(found), after))
+
+        return tagged(request, self._memory.answer(query, make))
 
     def history(self, query: Annotated[HistoryQuery, Query()], request: Request) -> Response:
         """Records of every status for which every given value is equal, newest publication
         first."""
-        found, after = self._registry.history_page(query.wanted, query.page)
-        return tagged(request, page_json(self._answers(found), after))
+
+        def make() -> Answer:
+            found, after = self._registry.history_page(query.wanted, query.page)
+            return Answer.of(page_json(self._answers(found), after))
+
+        return tagged(request, self._memory.answer(query, make))
 
     def record(self, record_id: Prefix, request: Request) -> Response:
         """One record, by its id or the first digits of it."""
         (answer,) = self._answers([self._registry.record(record_id)])
-        return tagged(request, answer)
+        return tagged(request, Answer.of(answer))
 
     def studies(self, query: Annotated[StudyQuery, Query()]) -> tuple[StudyRow, ...]:
         """Tuning runs, newest first."""
@@ -103,7 +111,7 @@ class Reading:
         found = self._registry.inventory(key)
         if found is None:
             raise RecordNotFound(f"there is no inventory {key!r}")
-        return tagged(request, found.model_dump_json().encode())
+        return tagged(request, Answer.of(found.model_dump_json().encode()))
 
     def _answers(self, found: Sequence[StoredRecord]) -> list[bytes]:
         named = [item.record.id for item in found if item.record.artifacts]
@@ -111,10 +119,9 @@ class Reading:
         return [record_json(item, signatures) for item in found]
 
 
-def tagged(request: Request, body: bytes) -> Response:
-    """JSON with its digest as ETag; nothing but that where the client has it already."""
-    tag = f'"{sha256_of(body)}"'
-    headers = {"etag": tag, "cache-control": "private, no-cache"}
-    if tag in request.headers.get("if-none-match", ""):
+def tagged(request: Request, answer: Answer) -> Response:
+    """JSON with its ETag; nothing but that where the client has it already."""
+    headers = {"etag": answer.tag, "cache-control": "private, no-cache"}
+    if answer.tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    return Response(body, media_type=JSON, headers=headers)
+    return Response(answer.body, media_type=JSON, headers=headers)

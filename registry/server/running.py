@@ -23,6 +23,7 @@ from registry.errors import InvalidInput
 from registry.server.app import Options, Parts, create_app
 from registry.server.audit import Audit
 from registry.server.listening import Address, Tls, check, listening
+from registry.server.memory import Fetches
 from registry.server.tokens import Tokens
 from registry.signing import SigningKeys
 from registry.store import Registry
@@ -75,6 +76,7 @@ class Service:
     audit; `more` are routes of whoever serves it."""
 
     registry: Registry
+    fetches: Fetches
     config_dir: Path
     data_dir: Path
     version: str
@@ -99,6 +101,7 @@ def serve(service: Service, tell: Callable[[str], None]) -> None:
         tokens=service.tokens,
         keys=SigningKeys(service.config_dir),
         audit=Audit(service.data_dir),
+        fetches=service.fetches,
     )
     options = replace(service.options, policy=service.address.policy)
     app = create_app(parts, options, version=service.version, more=service.more)
@@ -112,6 +115,7 @@ def serve(service: Service, tell: Callable[[str], None]) -> None:
                 running.run(sockets=[listener])
         finally:
             parts.audit.close()
+            parts.fetches.write()
 
 
 def server(app: Any, tls: Tls | None = None) -> uvicorn.Server:

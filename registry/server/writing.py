@@ -15,6 +15,7 @@ from registry.digest import canonical_json
 from registry.errors import UntrustedArtifact
 from registry.inventory import ModelInventory
 from registry.server.guard import PUBLISHED
+from registry.server.memory import Fetches
 from registry.signing import ArtifactStatement, GivenSignatures, SigningKeys, statements
 from registry.store import Registry
 from registry.wire import API, Digest, Prefix, Publication, Published, Revocation, Text
@@ -52,9 +53,14 @@ class Writing:
     """`now` is the service's clock: no client says when something happened."""
 
     def __init__(
-        self, registry: Registry, publisher: Publisher, now: Callable[[], datetime]
+        self,
+        registry: Registry,
+        publisher: Publisher,
+        fetches: Fetches,
+        now: Callable[[], datetime],
     ) -> None:
-        self._registry, self._publisher, self._now = registry, publisher, now
+        self._registry, self._publisher = registry, publisher
+        self._fetches, self._now = fetches, now
 
     def router(self) -> APIRouter:
         routes = APIRouter(prefix=API, tags=["records"])
@@ -94,8 +100,8 @@ class Writing:
         return Published(ids=(self._registry.unpin(record_id),))
 
     def note_fetch(self, record_id: Digest) -> None:
-        """Count that the record of this id was given out, where that is possible now."""
-        self._registry.note_fetch(record_id, self._now())
+        """Count that the record of this id was given out: written down soon."""
+        self._fetches.note(record_id)
 
     def put_inventory(self, key: Annotated[Text, Query()], sent: ModelInventory) -> None:
         """Replace what is known of a model."""

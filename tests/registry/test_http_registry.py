@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from registry.http_cache import AnswerCache, Fetched, trim
 from registry.http_client import OFFLINE_S, HttpService
 from registry.http_registry import HttpRegistry
 from registry.leases import Lease
-from registry.location import HttpOptions, locate
+from registry.location import Opening, locate
 from registry.record import ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 from registry.server.app import Options
@@ -110,9 +110,9 @@ class TestHttpRegistry(RecordConformance):
 
 def test_it_is_opened_by_its_url(service: Served, tmp_path: Path) -> None:
     service.registry.publish([samples.record()], now=NOW)
-    options = HttpOptions(tmp_path, service.secrets["read"])
+    options = Opening(tmp_path, service.secrets["read"])
     for url in (service.url, f"{service.url}/"):
-        registry = open_registry(url, create=False, http=options)
+        registry = open_registry(url, create=False, opening=options)
         assert registry.name == service.url
         assert len(registry.candidates(model_name="tiny-flux")) == 1
 
@@ -127,11 +127,11 @@ def test_a_url_holds_no_token(url: str) -> None:
 
 
 def test_a_token_does_not_pass_in_the_clear(tmp_path: Path) -> None:
-    options = HttpOptions(tmp_path, "secret")
+    options = Opening(tmp_path, "secret")
     with pytest.raises(InvalidInput, match="in the clear"):
-        open_registry("http://registry.example.com", http=options)
+        open_registry("http://registry.example.com", opening=options)
     for url in ("https://registry.example.com", "http://127.0.0.1:1", "http://localhost"):
-        assert open_registry(url, http=options).name == url
+        assert open_registry(url, opening=options).name == url
     assert "secret" not in repr(options)
 
 
@@ -345,6 +345,32 @@ def test_a_failure_that_passes_is_tried_again(tmp_path: Path) -> None:
     stub = Stub(httpx2.ConnectTimeout("slow"), (503, {}), PAGE)
     assert stub.registry(tmp_path).candidates() == ()
     assert stub.paused == [0.2, 0.8]
+
+
+def test_what_is_not_the_same_twice_is_asked_once(tmp_path: Path) -> None:
+    asked: list[Callable[[Registry], object]] = [
+        lambda registry: registry.rollback("f" * 64, now=NOW),
+        lambda registry: registry.unpin("f" * 64),
+    ]
+    for ask in asked:
+        stub = Stub(httpx2.ReadError("cut off"), PAGE)
+        with pytest.raises(RegistryUnreachable):
+            ask(stub.registry(tmp_path))
+        assert len(stub.asked) == 1
+
+
+def test_who_is_silent_for_long_is_asked_once(tmp_path: Path) -> None:
+    stub = Stub(httpx2.ReadTimeout("silent"), PAGE)
+    with pytest.raises(RegistryUnreachable):
+        stub.registry(tmp_path).candidates()
+    assert stub.paused == []
+
+
+def test_a_proxy_before_a_service_that_is_down_is_no_answer(tmp_path: Path) -> None:
+    stub = Stub(PAGE, *[(502, b"<html>bad gateway")] * 3)
+    registry = stub.registry(tmp_path)
+    assert registry.candidates() == registry.candidates()
+    assert "did not answer" in registry.notes[0]
 
 
 def test_who_does_not_answer_is_left_alone_for_a_while(tmp_path: Path) -> None:

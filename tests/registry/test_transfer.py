@@ -15,7 +15,7 @@ import pytest
 from registry.bundle import import_bundle, write_bundle
 from registry.client import open_registry
 from registry.errors import InvalidInput, RecordNotFound, RegistryReadOnly, UntrustedArtifact
-from registry.location import HttpOptions
+from registry.location import Opening
 from registry.record import ArtifactRef, TuningRecord
 from registry.server.app import Options
 from registry.signing import SigningKeys
@@ -100,8 +100,8 @@ def test_to_a_service_and_back(two: Two, tmp_path: Path) -> None:
     """Which takes only what is signed by a key that it trusts."""
     with served(two.target.path, tmp_path / "service", Options()) as service:
         service.keys.trust("maker", two.keys.public_key.public_key)
-        options = HttpOptions(tmp_path / "cache", service.secrets["publish"])
-        remote = open_registry(service.url, http=options)
+        options = Opening(tmp_path / "cache", service.secrets["publish"])
+        remote = open_registry(service.url, opening=options)
         done = copy(two.source, remote, parcels(two.source), now=NOW)
         assert done.new == (two.signed.id,)
         assert "not signed" in done.left_out[0]

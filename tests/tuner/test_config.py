@@ -36,6 +36,11 @@ def test_the_platforms_folders_by_default(home: Path) -> None:
 def test_the_registry_of_ones_own(tmp_path: Path) -> None:
     environ = {"TUNER_HOME": str(tmp_path), "TUNER_REGISTRY": "postgresql://host/plans"}
     assert load_settings(environ).registry == "postgresql://host/plans"
+    more = {"TUNER_REGISTRY_BASE": "/base", "TUNER_REGISTRY_TOKEN": "secret"}
+    settings = load_settings({**environ, **more})
+    assert (settings.opening.base, settings.opening.token) == ("/base", "secret")
+    assert "secret" not in repr(settings)
+    assert "TUNER_REGISTRY_TOKEN" not in settings.environ
     assert load_settings({**environ, "TUNER_REGISTRY": ""}).registry.startswith(str(tmp_path))
 
 

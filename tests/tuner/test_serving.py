@@ -12,6 +12,7 @@ import pytest
 from registry.client import open_registry
 from registry.environment import Environment
 from registry.record import TuningRecord
+from registry.server.memory import Fetches
 from tests.registry.server.serving import Served, served
 from tests.tuner.cli import example_registry as example
 from tuner import catalog
@@ -48,7 +49,7 @@ def service(record: TuningRecord, tmp_path_factory: pytest.TempPathFactory) -> I
     registry = open_registry(folder / "registry.sqlite3")
     registry.publish([record], now=example.NOW)
     settings = replace(load_settings({"TUNER_HOME": str(folder)}), hub_cache_dir=folder / "hub")
-    routes = PlanRoutes(registry, settings).router()
+    routes = PlanRoutes(registry, settings, Fetches(registry, every_s=0)).router()
     with served(folder / "registry.sqlite3", folder, more=(routes,)) as found:
         yield found
 
@@ -148,7 +149,7 @@ def test_the_machine_is_looked_at_now_and_then(tmp_path: Path) -> None:
 
     settings = load_settings({"TUNER_HOME": str(tmp_path)})
     registry = open_registry(tmp_path / "registry.sqlite3")
-    routes = PlanRoutes(registry, settings, monotonic_s=lambda: now_s, look=look)
+    routes = PlanRoutes(registry, settings, Fetches(registry), monotonic_s=lambda: now_s, look=look)
     for now_s in (0.0, LOOK_AGAIN_S, LOOK_AGAIN_S + 1):  # noqa: B007 (read by the clock)
         routes._detection(None)
     routes._detection("cpu")

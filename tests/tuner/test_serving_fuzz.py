@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 
 from registry.client import open_registry
 from registry.server.app import Options
+from registry.server.memory import Fetches
 from tests.registry import samples
 from tests.registry.conformance import begin
 from tests.registry.samples import NOW
@@ -38,7 +39,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     study = begin(registry)
     registry.add_trial(study.id, samples.trial(log=artifact))
     registry.publish([samples.record(artifacts=(artifact,))], now=NOW)
-    routes = PlanRoutes(registry, load_settings({"TUNER_HOME": str(folder)})).router()
+    settings = load_settings({"TUNER_HOME": str(folder)})
+    routes = PlanRoutes(registry, settings, Fetches(registry)).router()
     options = Options(accepts_unsigned=True)
     with served(folder / "registry.sqlite3", folder, options, (routes,)) as found:
         yield found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.errors import InvalidInput
-from tuner.cli.opening import opened, opened_or_made
+from tuner.cli.opening import opened, opened_alone
 from tuner.cli.options import Decorator, gpu_option, json_option, registry_option
 from tuner.cli.output import print_json, print_rich
 
@@ -110,7 +110,7 @@ def _import_json(data: bytes, as_json: bool, registry_url: str | None) -> None:
     from tuner.timing_file import parse_timings
 
     found = parse_timings(data, SystemClock().now())
-    registry = opened_or_made(registry_url)
+    registry = opened_alone(registry_url, create=True)
     _print_kept(registry.merge_timings(found.timings, found.places), as_json)
 
 
@@ -131,7 +131,7 @@ def _import_legacy(
     cache = read_legacy_cache(data, hardware)
     now = SystemClock().now()
     found = [StoredTiming(timing=timing, timed_at=now) for timing in cache.timings]
-    kept = opened_or_made(registry_url).merge_timings(found, (hardware, LEGACY_RUNTIME))
+    kept = opened_alone(registry_url, create=True).merge_timings(found, (hardware, LEGACY_RUNTIME))
     _print_kept(kept, as_json, cache)
 
 

@@ -87,7 +87,7 @@ def _registry_problem(settings: Settings) -> tuple[str, ...]:
     from registry.errors import RegistryError, RegistryMissing
 
     try:
-        open_registry(settings.registry, create=False, http=settings.http)
+        open_registry(settings.registry, create=False, opening=settings.opening)
     except RegistryMissing:
         return ()
     except RegistryError as error:

@@ -65,7 +65,7 @@ def command(priority: int, as_json: bool, registry_url: str | None, **asked: Any
 
     body = body_of(asked)
     settings = settings_for(registry_url)
-    registry = open_registry(settings.registry, http=settings.http)
+    registry = open_registry(settings.registry, opening=settings.opening)
     job, is_new = registry.jobs.enqueue(body, priority=priority, now=SystemClock().now())
     if as_json:
         print_json({"job": job.id, "new": is_new, "status": job.status})

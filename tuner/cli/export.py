@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tuner.cli.opening import opened, settings_for
+from tuner.cli.opening import opened_alone, settings_for
 from tuner.cli.options import registry_option
 from tuner.cli.transfers import chosen, chosen_records
 from tuner.units import how_many
@@ -28,7 +28,7 @@ def command(
     from registry.bundle import write_bundle
     from registry.signing import SigningKeys
 
-    source = opened(registry_url)
+    source = opened_alone(registry_url)
     found, inventories = chosen(source, record_ids, model)
     keys = SigningKeys(settings_for(registry_url).config_dir)
     write_bundle(file, source, found, keys=keys, now=datetime.now(UTC), inventories=inventories)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tuner.cli.opening import opened_or_made, settings_for
+from tuner.cli.opening import opened_alone, settings_for
 from tuner.cli.options import json_option, registry_option
 from tuner.cli.transfers import report
 
@@ -26,5 +26,5 @@ def command(file: Path, as_json: bool, registry_url: str | None) -> int:
     from registry.signing import SigningKeys
 
     keys = SigningKeys(settings_for(registry_url).config_dir)
-    target = opened_or_made(registry_url)
+    target = opened_alone(registry_url, create=True)
     return report(import_bundle(file, target, keys=keys, now=datetime.now(UTC)), as_json)

@@ -20,19 +20,22 @@ def settings_for(registry_url: str | None) -> Settings:
 
 
 def opened(registry_url: str | None) -> Registry:
-    """The registry of `--registry`, else of the settings. Nothing is made. Raises RegistryError."""
+    """The registry of `--registry`, else of the settings, over its base. Nothing is made. Raises
+    RegistryError."""
     from registry.client import open_registry
 
     settings = settings_for(registry_url)
-    return open_registry(settings.registry, create=False, http=settings.http)
+    return open_registry(settings.registry, create=False, opening=settings.opening)
 
 
-def opened_or_made(registry_url: str | None) -> Registry:
-    """As `opened`, and a new one where there is none yet."""
+def opened_alone(registry_url: str | None, *, create: bool = False) -> Registry:
+    """As `opened`, without a base: what is handed on is this registry's own. With `create` a new
+    one is made where there is none yet."""
     from registry.client import open_registry
 
     settings = settings_for(registry_url)
-    return open_registry(settings.registry, http=settings.http)
+    alone = replace(settings.opening, base=None)
+    return open_registry(settings.registry, create=create, opening=alone)
 
 
 def recorded_name(model: str) -> str:

@@ -49,7 +49,7 @@ def profile(asked: Question, options: ProfileOptions) -> None:
     subject = subject_of(asked, settings, detection)
     baseline = recorded_baseline(asked, settings)
     refuse_a_device_in_use(detection, share=options.share)
-    registry = open_registry(settings.registry, http=settings.http)
+    registry = open_registry(settings.registry, opening=settings.opening)
     with DeviceLock(detection.device_key, settings.locks_dir, sys.argv) as lock:
         scratch_dir = emptied(settings.scratch_dir / lock.path.stem)
         runner = Runner(sys.executable, detection, lock, scratch_dir, environ=settings.environ)

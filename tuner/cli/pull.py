@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tuner.cli.opening import opened, opened_or_made
+from tuner.cli.opening import opened_alone
 from tuner.cli.options import json_option, registry_option
 from tuner.cli.transfers import chosen_records, report, sent
 
@@ -26,5 +26,6 @@ def command(
     A record that is known here, or older than what is in service here, changes nothing. Artifacts
     are used only where a key that is trusted here signed them.
     """
-    done = sent(opened(source_url), opened_or_made(registry_url), record_ids, model)
+    source, target = opened_alone(source_url), opened_alone(registry_url, create=True)
+    done = sent(source, target, record_ids, model)
     return report(done, as_json)

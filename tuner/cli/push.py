@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tuner.cli.opening import opened
+from tuner.cli.opening import opened_alone
 from tuner.cli.options import json_option, registry_option
 from tuner.cli.transfers import chosen_records, report, sent
 
@@ -25,4 +25,6 @@ def command(
 
     A record that is known there, or older than what is in service there, changes nothing.
     """
-    return report(sent(opened(registry_url), opened(target_url), record_ids, model), as_json)
+    source, target = opened_alone(registry_url), opened_alone(target_url)
+    done = sent(source, target, record_ids, model)
+    return report(done, as_json)

@@ -93,7 +93,7 @@ def _inventory(
     from tuner.shapes import require_factor
 
     try:
-        registry = open_registry(settings.registry, create=False, http=settings.http)
+        registry = open_registry(settings.registry, create=False, opening=settings.opening)
     except RegistryMissing:
         registry = None
     known = known_inventory(registry, spec)
@@ -114,7 +114,7 @@ def _count(
     runner = Runner(sys.executable, detection, None, settings.scratch_dir)
     click.echo(f"counting {spec.ref.name}, once", err=True)
     return counted_inventory(
-        open_registry(settings.registry, http=settings.http),
+        open_registry(settings.registry, opening=settings.opening),
         spec,
         workload,
         detection.environment.runtime,

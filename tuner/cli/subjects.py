@@ -49,7 +49,7 @@ def subject_of(asked: Question, settings: Settings, detection: Detection) -> Sub
     if asked.record is not None:
         if asked.plan_path is not None:
             raise click.UsageError("give a RECORD or --plan, not both")
-        found = open_registry(settings.registry, create=False, http=settings.http).record(
+        found = open_registry(settings.registry, create=False, opening=settings.opening).record(
             asked.record
         )
         return _of_record(asked, found.record)
@@ -70,7 +70,9 @@ def recorded_baseline(asked: Question, settings: Settings) -> Plan | None:
     """The baseline that a record was compared with; None where no record is asked for."""
     if asked.record is None:
         return None
-    found = open_registry(settings.registry, create=False, http=settings.http).record(asked.record)
+    found = open_registry(settings.registry, create=False, opening=settings.opening).record(
+        asked.record
+    )
     return found.record.baseline_plan
 
 

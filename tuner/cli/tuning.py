@@ -114,7 +114,7 @@ def refuse_a_size_that_cannot_be_made(
     """Before a busy device is: what is wrong with the question is wrong whenever it is asked.
     Raises InvalidInput; a model that was never counted is judged when it is."""
     try:
-        registry = open_registry(settings.registry, create=False, http=settings.http)
+        registry = open_registry(settings.registry, create=False, opening=settings.opening)
     except RegistryMissing:
         registry = None
     known = known_inventory(registry, spec)

@@ -40,7 +40,7 @@ def verify(options: VerifyOptions) -> int:
     """Verify, print, and give the exit code. Raises the errors of `verify_record`, RecordNotFound
     and DeviceBusy."""
     settings = settings_for(options.registry_url)
-    stored = open_registry(settings.registry, create=False, http=settings.http).record(
+    stored = open_registry(settings.registry, create=False, opening=settings.opening).record(
         options.record
     )
     spec = model_of(stored.record, options.model)

@@ -57,7 +57,7 @@ def serve(start: Start, clock: Clock, *, nvml: Callable[[], Nvml] = open_nvml) -
     """
     detection = detect(start.gpu, nvml=nvml, settings=start.settings)
     with alone_on(detection, start.settings):
-        registry = open_registry(start.settings.registry, http=start.settings.http)
+        registry = open_registry(start.settings.registry, opening=start.settings.opening)
         registry.require_writable()
         post = Post(
             settings=start.settings,

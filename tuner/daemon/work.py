@@ -59,7 +59,7 @@ class Work:
 
     def __init__(self, order: WorkOrder, settings: Settings, clock: Clock, log: TextIO) -> None:
         self._order, self._settings, self._clock, self._log = order, settings, clock, log
-        self._registry = open_registry(settings.registry, create=False, http=settings.http)
+        self._registry = open_registry(settings.registry, create=False, opening=settings.opening)
         self._queue = self._registry.jobs
         self._lease = Lease(self._queue.get(order.job), order.token)
 

@@ -20,6 +20,7 @@ from registry.client import open_registry
 from registry.server.app import Options, Parts, create_app
 from registry.server.audit import Audit
 from registry.server.listening import Address, listening
+from registry.server.memory import Fetches
 from registry.server.running import server
 from registry.server.tokens import Role, Tokens
 from registry.signing import SigningKeys
@@ -63,7 +64,8 @@ def served(
         )
         for role in ("read", "publish", "admin"):
             found.secrets[role] = tokens.create(role, role, NOW)
-        parts = Parts(found.registry, tokens, keys, audit)
+        fetches = Fetches(found.registry, every_s=0, now=lambda: found.now)
+        parts = Parts(found.registry, tokens, keys, audit, fetches)
         app = create_app(
             parts, options or Options(), version="test", more=more, now=lambda: found.now
         )

@@ -56,14 +56,29 @@ def test_a_strangers_bundle_has_its_own_exit_code(
     assert run(["import", file, "--registry", target]) == 0
 
 
-def test_records_are_pushed_and_pulled(source: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_records_are_pushed_and_pulled(
+    source: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = str(tmp_path / "first.sqlite3"), str(tmp_path / "second.sqlite3")
     newer = open_registry(source).candidates()[0].record
     assert run(["push", newer.id[:12], "--to", first, "--registry", str(source)]) == 4
     assert "no registry" in capsys.readouterr().err
     assert run(["registry", "upgrade", "--registry", first]) == 0
+    monkeypatch.setenv("TUNER_REGISTRY_BASE", str(source))  # of no matter here
     assert run(["push", newer.id[:12], "--to", first, "--registry", str(source)]) == 0
     assert "1 new, 0 already there" in capsys.readouterr().out
     assert run(["pull", "--from", first, "--model", "tiny-flux", "--registry", second]) == 0
     assert open_registry(second).record(newer.id).record == newer
     assert run(["pull", newer.id, "--model", "x", "--from", first, "--registry", second]) == 2
+
+
+def test_a_base_answers_where_there_is_no_own_registry(
+    source: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_REGISTRY_BASE", str(source))
+    newer = open_registry(source).candidates()[0].record
+    for own in ("none.sqlite3", "made.sqlite3"):
+        assert run(["show", newer.id[:12], "--json", "--registry", str(tmp_path / own)]) == 0
+        assert newer.id in capsys.readouterr().out
+        assert run(["registry", "upgrade", "--registry", str(tmp_path / "made.sqlite3")]) == 0
+        capsys.readouterr()
