@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,8 @@ class Ahead:
     failure: str | None = None
     hits: set[str] = field(default_factory=set)
     misses: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    first_calls_s: float | None = None
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _examples: dict[str, _Example] = field(default_factory=dict)
 
@@ -96,6 +99,10 @@ class Ahead:
         if key not in self._loaded:
             self._loaded[key] = _unpickled(self.functions[key])
         return self._loaded[key]
+
+    def took(self, duration_s: float) -> None:
+        """The first call of a kind did, until it returned to Python."""
+        self.first_calls_s = (self.first_calls_s or 0.0) + duration_s
 
     def miss(self, key: str, why: str) -> None:
         """Told once. `key` is the reason itself where no key could be made."""
@@ -148,6 +155,7 @@ class AheadCall:
         self._keys: dict[CallKey, str] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own call."""
         if self._ahead.failure is not None:
             return self._compiled(*args, **kwargs)
         try:
@@ -155,7 +163,13 @@ class AheadCall:
         except Undescribable as error:
             self._ahead.miss(str(error), f"{error} is no part of a key")
             return self._compiled(*args, **kwargs)
-        return self._run(key, args, kwargs)
+        if key in self._ahead.called:
+            return self._run(key, args, kwargs)
+        self._ahead.called.add(key)
+        start = time.perf_counter()
+        found = self._run(key, args, kwargs)
+        self._ahead.took(time.perf_counter() - start)
+        return found
 
     def _run(self, key: str, args: Any, kwargs: Any) -> Any:
         try:
