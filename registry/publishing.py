@@ -33,7 +33,7 @@ def prepare(record: TuningRecord, keys: SigningKeys | None) -> Prepared:
     body = sealed(record)
     if TuningRecord.model_validate_json(body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
-    statement = ArtifactStatement.of_record(body["body"], record.key.digest)
+    statement = ArtifactStatement.of_record(body["body"], record)
     columns = {
         **derived_columns(record),
         **body,
@@ -119,7 +119,7 @@ def _check_key(record: TuningRecord) -> None:
 def _artifact_row(
     record: TuningRecord, artifact: ArtifactRef, keys: SigningKeys | None
 ) -> dict[str, Any]:
-    statement = ArtifactStatement.of(artifact, record.key.digest)
+    statement = ArtifactStatement.of(artifact, record)
     return {
         "record_id": record.id,
         **artifact.model_dump(),
