@@ -23,6 +23,7 @@ from registry.plan import Compilation
 from tuner.compiled_code import CodePart
 from tuner.pipeline.call_keys import CallKey, call_key, made_again
 from tuner.pipeline.descriptions import Undescribable, Watch, describe_module
+from tuner.pipeline.replaced import CodeSeen
 
 logger = logging.getLogger("tuner")
 
@@ -63,6 +64,7 @@ class Ahead:
     misses: set[str] = field(default_factory=set)
     called: set[str] = field(default_factory=set)
     first_calls_s: float | None = None
+    code: CodeSeen = field(default_factory=CodeSeen)
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _examples: dict[str, _Example] = field(default_factory=dict)
 
@@ -156,6 +158,8 @@ class AheadCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own call."""
+        if self._ahead.failure is None and (name := self._ahead.code.replaced()) is not None:
+            self._ahead.give_up(RuntimeError(f"{name} was replaced"))
         if self._ahead.failure is not None:
             return self._compiled(*args, **kwargs)
         try:
@@ -189,7 +193,7 @@ class AheadCall:
         call = call_key(structure, leaves)
         if self._watch is None or not self._watch.holds:
             self._watch, self._keys = None, {}
-            described, self._watch = describe_module(self._module)
+            described, self._watch = describe_module(self._module, self._ahead.code)
             self._described = canonical_json([described, dict(self._options)])
         if call not in self._keys:
             self._keys[call] = _digest(self._described or b"", call)
