@@ -280,7 +280,7 @@ class HttpRegistry(Registry):
             raise UntrustedArtifact(
                 f"{artifact.kind} {short(artifact.sha256)} is not kept for record {short(name)}"
             )
-        statement = ArtifactStatement.of(artifact, stored.record.key.digest)
+        statement = ArtifactStatement.of(artifact, stored.record)
         keys.verify(statement, known[name, artifact])
         return self.read_artifact(artifact)
 

@@ -94,7 +94,8 @@ class ModelInventory(Frozen):
 
     `architecture` digests component configs and the scheduler; `weights` digests the content
     (for random weights: the architecture and the seed). `resolution_factor` divides every height
-    and width the pipeline accepts. `default_steps` is the pipeline's own default.
+    and width the pipeline accepts. `default_steps` is the pipeline's own default. Plans pad prompts
+    to `padded_text_tokens`, set where the tokenizer takes less than the pipeline's default.
     """
 
     pipeline_class: str
@@ -106,6 +107,7 @@ class ModelInventory(Frozen):
     default_steps: int
     default_text_tokens: int | None = None
     max_text_tokens: int | None = None
+    padded_text_tokens: int | None = None
     made_with: FrozenMapping[str]
 
     def component(self, name: str) -> ComponentInventory:

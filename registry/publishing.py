@@ -38,7 +38,7 @@ def prepare(record: TuningRecord, signer: Signer | None, body: bytes | None = No
     sealed_body = sealed_bytes(canonical_json(record) if body is None else body)
     if TuningRecord.model_validate_json(sealed_body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
-    statement = ArtifactStatement.of_record(sealed_body["body"], record.key.digest)
+    statement = ArtifactStatement.of_record(sealed_body["body"], record)
     columns = {
         **_columns(record),
         **sealed_body,
@@ -142,7 +142,7 @@ def check_key(record: TuningRecord) -> None:
 def _artifact_row(
     record: TuningRecord, artifact: ArtifactRef, signer: Signer | None
 ) -> dict[str, Any]:
-    statement = ArtifactStatement.of(artifact, record.key.digest)
+    statement = ArtifactStatement.of(artifact, record)
     return {
         "record_id": record.id,
         **artifact.model_dump(),

@@ -85,7 +85,9 @@ even traced; its graphs and libraries; or compiled anew."""
 class WarmStart(Frozen):
     """What a process took from compile artifacts, and what it compiled all the same. `graph`s are
     Inductor's, `library` the C++ ones that graphs on a CPU call, `function` what was compiled ahead
-    of time: its graphs count as none. A miss there is one kind of call, which is then traced."""
+    of time: its graphs count as none. A miss there is one kind of call, which is then traced.
+    `first_calls_s` is what the first call of each kind took, with loading, tracing and compiling
+    its code; None where nothing was called that may be compiled ahead of time."""
 
     rung: StartRung
     function_hits: int = 0
@@ -94,6 +96,7 @@ class WarmStart(Frozen):
     graph_misses: int = 0
     library_hits: int = 0
     library_misses: int = 0
+    first_calls_s: float | None = None
 
     @property
     def saves_nothing(self) -> bool:

@@ -171,7 +171,7 @@ def stored(row: AnyRow) -> StoredRecord:
         superseded_by=row.superseded_by,
         revoked_reason=row.revoked_reason,
         pinned=row.pinned_at is not None,
-        statement=ArtifactStatement.of_record(row.body, record.key.digest),
+        statement=ArtifactStatement.of_record(row.body, record),
         signature=signature_of(row),
         verification=verifications.verification_of(row),
         body=row.body,

@@ -2,7 +2,8 @@
 
 Compile artifacts run code when they are loaded, so nothing from a registry reaches torch, pickle or
 the linker before a trusted key's signature is verified over the very bytes. The statement signed
-names the record's key: bytes of one model, shape or plan never pass as another's.
+names the record's key: bytes of one model, shape or plan never pass as another's. It names its
+producer and the record's time as well.
 
 Keys and the trust list belong to the user's configuration, never to a registry.
 """
@@ -14,13 +15,14 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from registry.base import Frozen
 from registry.digest import canonical_json
@@ -32,37 +34,60 @@ KEY_FILE = "signing-key.pem"
 TRUST_FILE = "trusted-keys.json"
 _KEY_ID_LENGTH = 16
 
+StatementFormat = Literal[1, 2]
+FORMAT: StatementFormat = 2
+"""Of new signatures. Those of the first format stay good."""
+
 
 class ArtifactStatement(Frozen):
-    """What a signature says: these bytes, of this kind, belong to records of this key.
+    """What a signature says: these bytes, of this kind, belong to records of this key, and their
+    producer, who signs, made them then.
 
-    `kind` "tuning_record" is the record's own canonical JSON.
+    `kind` "tuning_record" is the record's own canonical JSON; `made_at` is when the record was
+    made, None where nobody knows.
     """
 
-    format: Literal[1] = 1
     kind: ArtifactKind | Literal["tuning_record"]
     size_bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     record_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    made_at: AwareDatetime | None = None
 
     @classmethod
-    def of_record(cls, body: bytes, record_key: str) -> ArtifactStatement:
+    def of_record(cls, body: bytes, record: TuningRecord) -> ArtifactStatement:
         """`body` is the record's canonical JSON, as it was stored."""
         return cls(
             kind="tuning_record",
             size_bytes=len(body),
             sha256=sha256_of(body),
-            record_key=record_key,
+            record_key=record.key.digest,
+            made_at=record.created_at,
         )
 
     @classmethod
-    def of(cls, artifact: ArtifactRef, record_key: str) -> ArtifactStatement:
+    def of(cls, artifact: ArtifactRef, record: TuningRecord) -> ArtifactStatement:
         return cls(
             kind=artifact.kind,
             size_bytes=artifact.size_bytes,
             sha256=artifact.sha256,
-            record_key=record_key,
+            record_key=record.key.digest,
+            made_at=record.created_at,
         )
+
+    def signed_bytes(self, producer: str, form: StatementFormat = FORMAT) -> bytes:
+        """Canonical JSON of what a key, whose id is `producer`, signs in this format. The first
+        one named neither producer nor time."""
+        said: dict[str, object] = {
+            "format": form,
+            "kind": self.kind,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "record_key": self.record_key,
+        }
+        if form > 1:
+            moment = None if self.made_at is None else self.made_at.astimezone(UTC).isoformat()
+            said |= {"producer": producer, "made_at": moment}
+        return canonical_json(said)
 
 
 class BundleStatement(Frozen):
@@ -77,15 +102,19 @@ class BundleStatement(Frozen):
     def of(cls, manifest: bytes) -> BundleStatement:
         return cls(size_bytes=len(manifest), sha256=sha256_of(manifest))
 
+    def signed_bytes(self, _producer: str, _form: StatementFormat = FORMAT) -> bytes:
+        """Its canonical JSON, in every format: the manifest tells of what is in it."""
+        return canonical_json(self)
+
 
 Statement = ArtifactStatement | BundleStatement
 
 
 def statements(record: TuningRecord, body: bytes) -> Iterator[ArtifactStatement]:
     """Everything of a record that is signed; `body` is its canonical JSON, as it was written."""
-    yield ArtifactStatement.of_record(body, record.key.digest)
+    yield ArtifactStatement.of_record(body, record)
     for artifact in record.artifacts:
-        yield ArtifactStatement.of(artifact, record.key.digest)
+        yield ArtifactStatement.of(artifact, record)
 
 
 class Signature(Frozen):
@@ -156,8 +185,9 @@ class SigningKeys:
 
     def sign(self, statement: Statement) -> Signature:
         key = self._own_key()
-        value = key.sign(canonical_json(statement))
-        return Signature(key_id=key_id(key.public_key().public_bytes_raw()), value=_text(value))
+        producer = key_id(key.public_key().public_bytes_raw())
+        value = key.sign(statement.signed_bytes(producer))
+        return Signature(key_id=producer, value=_text(value))
 
     def verify(self, statement: Statement, signature: Signature | None) -> None:
         """Raises UntrustedArtifact unless a trusted key signed exactly this statement."""
@@ -170,14 +200,11 @@ class SigningKeys:
                 f"{what} is signed by key {signature.key_id}, which is not trusted here",
                 hint=_TRUST_HINT,
             )
-        try:
-            public = Ed25519PublicKey.from_public_bytes(key)
-            public.verify(_bytes(signature.value), canonical_json(statement))
-        except (InvalidSignature, ValueError) as error:
+        if not _is_signed(statement, signature, Ed25519PublicKey.from_public_bytes(key)):
             raise UntrustedArtifact(
                 f"{what} does not carry a valid signature of key {signature.key_id}: it was "
                 "changed, or signed for another record",
-            ) from error
+            )
 
     def trusted(self) -> tuple[TrustedKey, ...]:
         """The own key first, if it was made. Raises UntrustedArtifact on an unreadable list."""
@@ -283,6 +310,16 @@ class SigningKeys:
             writer.flush()
             os.fsync(writer.fileno())
         return Path(name)
+
+
+def _is_signed(statement: Statement, signature: Signature, public: Ed25519PublicKey) -> bool:
+    """In any format: each has its number in what is signed, so that none passes as another."""
+    for form in get_args(StatementFormat):
+        said = statement.signed_bytes(signature.key_id, form)
+        with suppress(InvalidSignature, ValueError):
+            public.verify(_bytes(signature.value), said)
+            return True
+    return False
 
 
 def _one_of(keys: Iterable[TrustedKey], wanted: str) -> TrustedKey:

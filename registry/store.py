@@ -372,7 +372,7 @@ class Registry:
         this record's key was verified. Raises UntrustedArtifact and as `read_artifact` does."""
         with self._database.read() as connection:
             signature = artifact_rows.signature(connection, stored.record.id, artifact)
-        keys.verify(ArtifactStatement.of(artifact, stored.record.key.digest), signature)
+        keys.verify(ArtifactStatement.of(artifact, stored.record), signature)
         return self.read_artifact(artifact)
 
     def put_inventory(self, key: str, inventory: ModelInventory, now: datetime) -> None:

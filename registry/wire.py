@@ -220,7 +220,7 @@ def stored_of(answer: Mapping[str, Any]) -> StoredRecord:
             hint="Upgrade this installation.",
         ) from error
     kept = {name: getattr(state, name) for name in RecordState.model_fields.keys() & STORED}
-    statement = ArtifactStatement.of_record(body, record.key.digest)
+    statement = ArtifactStatement.of_record(body, record)
     return StoredRecord(record=record, statement=statement, body=body, **kept)
 
 

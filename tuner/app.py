@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from pydantic import PrivateAttr
-
-from registry.base import Frozen
 from registry.errors import InvalidInput, TunerError
 from registry.plan import Plan
-from registry.record import MatchKind, StartRung, WarmStart
+from registry.record import MatchKind, StartRung
 from tuner.answers import PlanAnswer, PlanOptions, get_plan
+from tuner.start_report import Counted, StartReport, nothing_taken
 
 if TYPE_CHECKING:
     from tuner.pipeline.ahead import Ahead
@@ -22,43 +21,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tuner")
 
-Counted = Callable[[], WarmStart]
-
-
-def _nothing_taken() -> WarmStart:
-    return WarmStart(rung="compile")
-
-
 UNUSABLE = (TunerError, OSError, RuntimeError, ValueError, EOFError)
 """What a cache that is forged, lost, or of another torch ends in: none may keep an app from
 starting."""
 
 
-class LoadReport(Frozen):
+class LoadReport(StartReport):
     """What `load` did, kept as `pipe.tuner_report`. `match` says how the plan was found;
-    `budget_proved` is True only for an exact match. `artifacts` is "loaded", "none" (the plan has
-    no use for any, or none was published for this environment) or why they were refused, each
-    reason once in `refused`. `rung` says how compiled code is come by; `start_saved_s` by how much
-    that brought the first image forward when it was proved."""
+    `budget_proved` is True only for an exact match. `start_saved_s` says by how much the artifacts
+    brought the first image forward when the plan was proved."""
 
     match: MatchKind
     plan: str
     record: str | None
     budget_proved: bool
-    artifacts: str
-    rung: StartRung
-    refused: tuple[str, ...] = ()
     start_saved_s: float | None = None
     load_s: float
     notes: tuple[str, ...] = ()
-    # pydantic would take a function that is a default for a descriptor.
-    _counted: Counted = PrivateAttr(default_factory=lambda: _nothing_taken)
-
-    @property
-    def warm_start(self) -> WarmStart:
-        """What torch took from the artifacts up to now, and what it compiled all the same. Nothing
-        is compiled before the first image."""
-        return self._counted()
 
 
 def load(
@@ -88,7 +67,8 @@ def load(
 
     device = engine.device_of(answer.environment)
     pipe = engine.load(answer.model, answer.plan, device, ahead=code.ahead)
-    pipe.tuner_report = _load_report(answer, code, load_s=time.perf_counter() - start)
+    report = _load_report(answer, code, load_s=time.perf_counter() - start)
+    pipe.tuner_report = report.asking(code.counted, partial(engine.peak_vram_bytes, device))
     return pipe
 
 
@@ -118,8 +98,9 @@ def apply(pipe: Any, plan: PlanAnswer | Plan, *, allow_partial: bool = False) ->
     code = _use_artifacts(plan)
     device = engine.device_of(plan.environment)
     report = engine.apply(pipe, plan.plan, device, allow_partial=allow_partial, ahead=code.ahead)
-    proved = {"budget_proved": plan.match == "exact", "artifacts": code.told}
-    return report.model_copy(update=proved)
+    told = {"artifacts": code.told, "rung": code.rung, "refused": code.refused}
+    report = report.model_copy(update={"budget_proved": plan.match == "exact", **told})
+    return report.asking(code.counted, partial(engine.peak_vram_bytes, device))
 
 
 @dataclass(frozen=True)
@@ -128,7 +109,7 @@ class _Code:
 
     is_used: bool = False
     refused: tuple[str, ...] = ()
-    counted: Counted = _nothing_taken
+    counted: Counted = nothing_taken
     ahead: Ahead | None = None
 
     @property
@@ -147,7 +128,7 @@ class _Code:
 
 def _load_report(answer: PlanAnswer, code: _Code, *, load_s: float) -> LoadReport:
     measured = answer.measurement
-    report = LoadReport(
+    return LoadReport(
         match=answer.match,
         plan=answer.plan.digest,
         record=answer.record_id,
@@ -159,8 +140,6 @@ def _load_report(answer: PlanAnswer, code: _Code, *, load_s: float) -> LoadRepor
         load_s=load_s,
         notes=answer.notes,
     )
-    report._counted = code.counted  # noqa: SLF001 (the class is this module's)
-    return report
 
 
 def _use_artifacts(answer: PlanAnswer) -> _Code:

@@ -143,6 +143,7 @@ class _Filter:
                 attention_backend=attention_backend,
                 fuse_qkv=fuse_qkv,
                 vae=vae or VaeOptions(),
+                text_tokens=self._inventory.padded_text_tokens,
             )
         )
 

@@ -63,7 +63,13 @@ def baseline_plans(inventory: ModelInventory, environment: Environment) -> tuple
         placements += (ModelOffload(), choices.STREAM_LEAF, SequentialOffload())
     dtype = choices.default_dtype(environment)
     return tuple(
-        Plan(pipeline=PipelineOptions(dtype=dtype, components=_everywhere(inventory, placement)))
+        Plan(
+            pipeline=PipelineOptions(
+                dtype=dtype,
+                components=_everywhere(inventory, placement),
+                text_tokens=inventory.padded_text_tokens,
+            )
+        )
         for placement in placements
     )
 
@@ -157,7 +163,7 @@ class PlanMaker:
     ) -> Iterator[Plan]:
         components = {**others, self._denoiser.name: own}
         process = self._process(own.compilation)
-        text_tokens = _one_text_length(self._workload)
+        text_tokens = _one_text_length(self._workload, self._inventory)
         fusions = self._fusions(own)
         for backend, fuse, vae in product(backends, fusions, vaes):
             options = PipelineOptions(
@@ -273,8 +279,11 @@ def _hides_copies(placement: Placement) -> bool:
     return placement.kind == "model_offload"
 
 
-def _one_text_length(workload: Workload | None) -> int | None:
-    """The length to pad to where a workload asks for several: one compiled shape serves them."""
-    lengths = {shape.text_tokens for shape in workload.shapes} if workload is not None else set()
+def _one_text_length(workload: Workload | None, inventory: ModelInventory) -> int | None:
+    """The length to pad to where a workload asks for several: one compiled shape serves them. Where
+    it asks for none, what the model's tokenizer takes if that is less than the pipeline's own."""
+    lengths = {shape.text_tokens for shape in workload.shapes} if workload is not None else {None}
     known = [length for length in lengths if length is not None]
+    if not known:
+        return inventory.padded_text_tokens
     return max(known) if len(lengths) > 1 and len(known) == len(lengths) else None

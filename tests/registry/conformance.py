@@ -277,7 +277,7 @@ class RecordConformance:
         assert found.statement is not None
         keys.verify(found.statement, found.signature)
         with pytest.raises(UntrustedArtifact):
-            keys.verify(ArtifactStatement.of_record(b"other", "0" * 64), found.signature)
+            keys.verify(ArtifactStatement.of_record(b"other", found.record), found.signature)
 
     def test_an_unsigned_artifact_is_not_trusted(self, registry: Registry, tmp_path: Path) -> None:
         artifact = registry.put_artifact("compile_cache", b"compiled")
@@ -285,6 +285,18 @@ class RecordConformance:
         (found,) = registry.candidates()
         with pytest.raises(UntrustedArtifact, match="not signed"):
             registry.trusted_artifact(found, artifact, SigningKeys(tmp_path / "keys"))
+
+    def test_a_record_of_another_time_does_not_carry_the_signature(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        """Whoever writes the registry could make an old one look new."""
+        keys = SigningKeys(tmp_path / "keys")
+        registry.publish([samples.record()], now=NOW, keys=keys)
+        (found,) = registry.candidates()
+        assert found.statement is not None
+        newer = found.statement.model_copy(update={"made_at": NOW + timedelta(days=1)})
+        with pytest.raises(UntrustedArtifact, match="valid signature"):
+            keys.verify(newer, found.signature)
 
     def test_an_artifact_of_another_record_is_not_trusted(
         self, registry: Registry, tmp_path: Path

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from registry.errors import InvalidInput, UntrustedArtifact
 from registry.signing import (
@@ -17,7 +22,11 @@ from registry.signing import (
 from tests.registry import children
 
 STATEMENT = ArtifactStatement(
-    kind="compile_cache", size_bytes=8, sha256="a" * 64, record_key="b" * 64
+    kind="compile_cache",
+    size_bytes=8,
+    sha256="a" * 64,
+    record_key="b" * 64,
+    made_at=datetime(2026, 11, 1, 12, tzinfo=UTC),
 )
 
 
@@ -60,6 +69,8 @@ def test_first_uses_at_once_make_one_key(tmp_path: Path) -> None:
         {"sha256": "c" * 64},
         {"record_key": "c" * 64},
         {"kind": "tuning_record"},
+        {"made_at": datetime(2026, 11, 1, 13, tzinfo=UTC)},
+        {"made_at": None},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -67,6 +78,53 @@ def test_a_signature_is_for_one_statement(keys: SigningKeys, change: dict[str, o
     signature = keys.sign(STATEMENT)
     with pytest.raises(UntrustedArtifact, match="valid signature"):
         keys.verify(STATEMENT.model_copy(update=change), signature)
+
+
+def own_private_key(folder: Path) -> Ed25519PrivateKey:
+    key = load_pem_private_key((folder / KEY_FILE).read_bytes(), password=None)
+    assert isinstance(key, Ed25519PrivateKey)
+    return key
+
+
+def signed_by_hand(folder: Path, said: bytes, key_id: str) -> Signature:
+    value = base64.b64encode(own_private_key(folder).sign(said)).decode()
+    return Signature(key_id=key_id, value=value)
+
+
+def test_a_signature_of_the_first_format_is_still_good(keys: SigningKeys, tmp_path: Path) -> None:
+    """It named neither producer nor time, and was over these bytes to the letter."""
+    own = keys.sign(STATEMENT).key_id
+    said = (
+        f'{{"format":1,"kind":"compile_cache","record_key":"{"b" * 64}",'
+        f'"sha256":"{"a" * 64}","size_bytes":8}}'
+    )
+    signature = signed_by_hand(tmp_path / "config" / "keys", said.encode(), own)
+    keys.verify(STATEMENT, signature)
+    with pytest.raises(UntrustedArtifact, match="valid signature"):
+        keys.verify(STATEMENT.model_copy(update={"size_bytes": 9}), signature)
+
+
+@pytest.mark.parametrize("form", [0, 3])
+def test_a_signature_of_an_unknown_format_is_refused(
+    keys: SigningKeys, tmp_path: Path, form: Any
+) -> None:
+    own = keys.sign(STATEMENT).key_id
+    said = STATEMENT.signed_bytes(own, form)
+    with pytest.raises(UntrustedArtifact, match="valid signature"):
+        keys.verify(STATEMENT, signed_by_hand(tmp_path / "config" / "keys", said, own))
+
+
+def test_the_producer_is_part_of_what_is_signed(keys: SigningKeys, tmp_path: Path) -> None:
+    own = keys.sign(STATEMENT).key_id
+    said = STATEMENT.signed_bytes("0123456789abcdef")
+    with pytest.raises(UntrustedArtifact, match="valid signature"):
+        keys.verify(STATEMENT, signed_by_hand(tmp_path / "config" / "keys", said, own))
+
+
+def test_the_same_moment_in_another_zone_is_the_same_statement(keys: SigningKeys) -> None:
+    assert STATEMENT.made_at is not None
+    elsewhere = STATEMENT.made_at.astimezone(timezone(timedelta(hours=5)))
+    keys.verify(STATEMENT.model_copy(update={"made_at": elsewhere}), keys.sign(STATEMENT))
 
 
 def test_a_strangers_signature_is_refused(keys: SigningKeys, strangers: SigningKeys) -> None:

@@ -83,12 +83,14 @@ def test_a_report_counts_when_it_is_asked() -> None:
     for name, value in KNOWN.items():
         setattr(known, name, value)
     code = _Code(is_used=True, counted=iter(taken).__next__)
-    report = _load_report(known, code, load_s=1.5)
+    report = _load_report(known, code, load_s=1.5).asking(code.counted, iter([7]).__next__)
     assert (report.artifacts, report.rung, report.start_saved_s) == ("loaded", "compile_cache", 7.5)
     assert [report.warm_start, report.warm_start] == taken
+    assert report.peak_vram_bytes == 7
     cold = _load_report(known, _Code(), load_s=1.5)
     assert (cold.artifacts, cold.rung, cold.start_saved_s) == ("none", "compile", None)
     assert cold.warm_start == WarmStart(rung="compile")
+    assert cold.peak_vram_bytes is None
 
 
 KNOWN: dict[str, Any] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from registry.plan import Compilation
 from tuner.compiled_code import CodePart
 from tuner.pipeline.call_keys import CallKey, call_key, made_again
 from tuner.pipeline.descriptions import Undescribable, Watch, describe_module
+from tuner.pipeline.replaced import CodeSeen
 
 logger = logging.getLogger("tuner")
 
@@ -60,6 +62,9 @@ class Ahead:
     failure: str | None = None
     hits: set[str] = field(default_factory=set)
     misses: set[str] = field(default_factory=set)
+    called: set[str] = field(default_factory=set)
+    first_calls_s: float | None = None
+    code: CodeSeen = field(default_factory=CodeSeen)
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _examples: dict[str, _Example] = field(default_factory=dict)
     _recorded: list[tuple[nn.Module, Callable[..., Any]]] = field(default_factory=list)
@@ -104,6 +109,10 @@ class Ahead:
         if key not in self._loaded:
             self._loaded[key] = _unpickled(self.functions[key])
         return self._loaded[key]
+
+    def took(self, duration_s: float) -> None:
+        """The first call of a kind did, until it returned to Python."""
+        self.first_calls_s = (self.first_calls_s or 0.0) + duration_s
 
     def miss(self, key: str, why: str) -> None:
         """Told once. `key` is the reason itself where no key could be made."""
@@ -156,6 +165,9 @@ class AheadCall:
         self._keys: dict[CallKey, str] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own call."""
+        if self._ahead.failure is None and (name := self._ahead.code.replaced()) is not None:
+            self._ahead.give_up(RuntimeError(f"{name} was replaced"))
         if self._ahead.failure is not None:
             return self._compiled(*args, **kwargs)
         try:
@@ -163,7 +175,13 @@ class AheadCall:
         except Undescribable as error:
             self._ahead.miss(str(error), f"{error} is no part of a key")
             return self._compiled(*args, **kwargs)
-        return self._run(key, args, kwargs)
+        if key in self._ahead.called:
+            return self._run(key, args, kwargs)
+        self._ahead.called.add(key)
+        start = time.perf_counter()
+        found = self._run(key, args, kwargs)
+        self._ahead.took(time.perf_counter() - start)
+        return found
 
     def _run(self, key: str, args: Any, kwargs: Any) -> Any:
         try:
@@ -183,7 +201,7 @@ class AheadCall:
         call = call_key(structure, leaves)
         if self._watch is None or not self._watch.holds:
             self._watch, self._keys = None, {}
-            described, self._watch = describe_module(self._module)
+            described, self._watch = describe_module(self._module, self._ahead.code)
             self._described = canonical_json([described, dict(self._options)])
         if call not in self._keys:
             self._keys[call] = _digest(self._described or b"", call)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from registry.base import Frozen
 from registry.environment import Environment
 from registry.errors import PlanConflict
 from registry.plan import Compilation, Plan
@@ -32,16 +31,16 @@ from tuner.pipeline.place import WHOLE_PIPELINE, pipeline_modules, place
 from tuner.pipeline.process_options import allocator_conflicts, set_process_options
 from tuner.pipeline.skeleton import build_skeleton
 from tuner.pipeline.weights import ModuleWeights
+from tuner.start_report import StartReport
 
 
-class ApplyReport(Frozen):
+class ApplyReport(StartReport):
     """What `apply` did: components that took the plan, and what stood against it elsewhere.
-    `budget_proved` is True only for a plan with an exact record. `artifacts` as `LoadReport`'s."""
+    `budget_proved` is True only for a plan with an exact record."""
 
     applied: tuple[str, ...]
     conflicts: tuple[str, ...] = ()
     budget_proved: bool = False
-    artifacts: str = "none"
 
 
 def default_device() -> torch.device:
@@ -54,6 +53,11 @@ def default_device() -> torch.device:
 def device_of(environment: Environment) -> torch.device:
     """The device that plans for this environment run on, in this process."""
     return default_device() if environment.hardware.device == "cuda" else torch.device("cpu")
+
+
+def peak_vram_bytes(device: torch.device) -> int | None:
+    """What torch's allocator held there at most, None on a CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
 
 
 def nothing_done(component: str, done: int, total: int) -> None:

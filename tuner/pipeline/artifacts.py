@@ -52,6 +52,7 @@ class Warmth:
             graph_misses=now["fxgraph_cache_miss"] - before["fxgraph_cache_miss"],
             library_hits=len(loaded & self._libraries),
             library_misses=len(loaded - self._libraries),
+            first_calls_s=self.ahead.first_calls_s,
         )
 
 

@@ -77,7 +77,10 @@ def _settings() -> tuple[Any, ...]:
         raise Undescribable("a hook of all modules")
     if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
         raise Undescribable("a mode that sees each operation")
-    return tuple(read() for read in _READ)
+    try:
+        return tuple(read() for read in _READ)
+    except RuntimeError as error:  # where an app set precisions by torch's old and new names
+        raise Undescribable("a mixture of settings") from error
 
 
 def _attention_backend() -> str:

@@ -19,11 +19,15 @@ from torch import nn
 from torch._library.custom_ops import CustomOpDef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from tuner.pipeline.replaced import CodeSeen
+
 PRIMITIVES = (type(None), bool, int, float, str)
 PLAIN_VALUES = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 TABLES = ("_parameters", "_buffers", "_modules")
 NOT_READ = frozenset({"_compiled_call_impl", "_name_or_path", "extra_repr"})
 """Attributes that tracing does not read: how a module is called and printed, where it came from."""
+HOOKS = frozenset(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+"""Tables that are empty nearly everywhere; only what is in one is said."""
 MOST_DEEP = 12
 
 Described = Any
@@ -91,22 +95,26 @@ class Watch:
         )
 
 
-def describe_module(module: nn.Module) -> tuple[Described, Watch]:
-    """The module with all that is inside. Raises Undescribable, also where it has hooks: they are
-    called around its forward, which is all that is compiled ahead."""
+def describe_module(module: nn.Module, seen: CodeSeen) -> tuple[Described, Watch]:
+    """The module with all that is inside; `seen` watches the code of its classes.
+
+    Raises Undescribable, also where it has hooks: they are called around its forward, which is all
+    that is compiled ahead.
+    """
     if module._forward_hooks or module._forward_pre_hooks:
         raise Undescribable("a hook")
-    describer = _Describer()
+    describer = _Describer(seen)
     return describer.module(module), describer.watch
 
 
 class _Describer:
-    def __init__(self) -> None:
-        self.watch = Watch()
+    def __init__(self, code: CodeSeen) -> None:
+        self.watch, self._code = Watch(), code
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def module(self, module: nn.Module) -> Described:
-        return self._name(module) or [_class_name(module), *self._attributes(module)]
+        code = self._code.method(type(module), "forward")
+        return self._name(module) or [_class_name(module), code, *self._attributes(module)]
 
     def _attributes(self, module: nn.Module) -> Iterator[Described]:
         self.watch.see_module(module)
@@ -114,6 +122,8 @@ class _Describer:
             if name in TABLES:
                 self.watch.see(value)
                 yield [name, *([key, self._member(item)] for key, item in value.items())]
+            elif name in HOOKS and not value:
+                self.watch.see(value)
             elif name not in NOT_READ:
                 yield [name, self.value(value)]
 
@@ -175,7 +185,8 @@ class _Describer:
             return self._name(value)
         if isinstance(value, nn.Module) or not hasattr(value, "__dict__"):
             raise Undescribable(f"a {_class_name(value)}")
-        return self._name(value) or [_class_name(value), *self._items(vars(value), depth)]
+        code = self._code.method(type(value), "__call__")
+        return self._name(value) or [_class_name(value), code, *self._items(vars(value), depth)]
 
 
 def _class_name(value: Any) -> str:

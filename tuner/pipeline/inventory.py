@@ -18,6 +18,7 @@ from tuner.model_spec import ModelSpec
 from tuner.pipeline.components import describe_component
 from tuner.pipeline.profiles import phantom_pipeline, profile
 from tuner.pipeline.skeleton import Skeleton, build_skeleton
+from tuner.pipeline.text_length import padded_text_tokens, plain_text_tokens
 from tuner.weight_files import weights_digest
 
 UNSTABLE_CONFIG_KEYS = frozenset(
@@ -51,6 +52,7 @@ def take_inventory(spec: ModelSpec, workload: Workload, done: Done) -> ModelInve
         resolution_factor=_resolution_factor(pipe),
         default_steps=_default_steps(spec, pipe),
         default_text_tokens=_default_text_tokens(spec, pipe),
+        padded_text_tokens=padded_text_tokens(pipe),
         made_with={name: version(name) for name in ("torch", "diffusers", "transformers")},
     )
 
@@ -106,5 +108,4 @@ def _default_steps(spec: ModelSpec, pipe: Any) -> int:
 def _default_text_tokens(spec: ModelSpec, pipe: Any) -> int | None:
     if spec.catalog is not None:
         return catalog.entry(spec.catalog).default_text_tokens
-    parameter = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
-    return None if parameter is None else int(parameter.default)
+    return plain_text_tokens(pipe)

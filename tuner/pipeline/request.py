@@ -11,6 +11,7 @@ import torch
 from registry.workload import Shape
 from tuner import catalog
 from tuner.pipeline.reference import timesteps_of
+from tuner.pipeline.text_length import PARAMETER, longest_text_tokens
 from tuner.pipeline.timing import DeviceClock, RequestTimes, StepDone, run_request
 from tuner.protocol import TrialJob
 
@@ -32,21 +33,12 @@ def call_arguments(pipe: Any, shape: Shape, prompts: list[str], steps: int) -> d
     }
     if shape.frames > 1:
         arguments["num_frames"] = shape.frames
-    if "max_sequence_length" in accepted:
-        arguments["max_sequence_length"] = _text_tokens(pipe, shape)
+    text_tokens = shape.text_tokens or longest_text_tokens(pipe)
+    if PARAMETER in accepted and text_tokens is not None:
+        arguments[PARAMETER] = text_tokens
     if not shape.guidance and "guidance_scale" in accepted:
         arguments["guidance_scale"] = 1.0
     return arguments
-
-
-def _text_tokens(pipe: Any, shape: Shape) -> int:
-    """The shape's own length, else the longest that pipeline and tokenizer both take."""
-    if shape.text_tokens is not None:
-        return shape.text_tokens
-    default = int(inspect.signature(type(pipe).__call__).parameters["max_sequence_length"].default)
-    names = ("tokenizer_3", "tokenizer_2", "tokenizer")
-    last = next((item for name in names if (item := getattr(pipe, name, None)) is not None), None)
-    return min(default, int(getattr(last, "model_max_length", default)))
 
 
 class Requests:

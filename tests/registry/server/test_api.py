@@ -67,7 +67,7 @@ def test_what_another_release_wrote_keeps_its_bytes(fresh: Served) -> None:
         StatementSignature(statement=item, signature=fresh.keys.sign(item))
         for item in statements(record, body)
     ]
-    sent = {"records": [written], "signatures": [item.model_dump() for item in signed]}
+    sent = {"records": [written], "signatures": [item.model_dump(mode="json") for item in signed]}
     with fresh.client("publish") as client:
         assert client.post("/v1/records", json=sent).status_code == 201
         answer = client.get(f"/v1/records/{record.id}").json()

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.transformers import transformer_flux
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import nn
 
 from registry.plan import Compilation
-from tests.tuner.pipeline.ahead_block import Block, called, inputs
+from tests.tuner.pipeline.ahead_block import Block, Scaled, called, inputs
 from tests.tuner.pipeline.tiny import FLUX, load
 from tuner.compiled_code import unpack
 from tuner.pipeline.ahead import MOST_FUNCTIONS, Ahead, AheadCall
 from tuner.pipeline.descriptions import describe_module
+from tuner.pipeline.replaced import CodeSeen
 
 CHILD = "tests.tuner.pipeline.ahead_child"
 REGIONAL = Compilation(scope="regional")
@@ -139,10 +142,10 @@ def test_what_torch_cannot_compile_ahead_leaves_the_cache(
 def test_blocks_of_a_kind_are_described_alike_and_others_not() -> None:
     pipe = load(FLUX)
     model = pipe.transformer
-    first, second = model.transformer_blocks[:2]
-    assert describe_module(first)[0] == describe_module(second)[0]
-    assert describe_module(first)[0] != describe_module(model.single_transformer_blocks[0])[0]
-    assert describe_module(model)[1].holds
+    (first, second), other = model.transformer_blocks[:2], model.single_transformer_blocks[0]
+    assert describe_module(first, CodeSeen())[0] == describe_module(second, CodeSeen())[0]
+    assert describe_module(first, CodeSeen())[0] != describe_module(other, CodeSeen())[0]
+    assert describe_module(model, CodeSeen())[1].holds
 
 
 def other_weights(block: Block) -> None:
@@ -170,7 +173,7 @@ def one_hook(block: Block) -> None:
 )
 def test_a_description_holds_until_something_changes(change: Callable[[Block], None]) -> None:
     block = Block()
-    _, watch = describe_module(block)
+    _, watch = describe_module(block, CodeSeen())
     called(block, inputs())
     block.linear.bias.data.zero_()
     assert watch.holds
@@ -187,3 +190,30 @@ def test_calls_that_are_timed_pass_through_nothing_that_records() -> None:
     assert isinstance(block._compiled_call_impl, AheadCall)
     ahead.stop_recording()
     assert block._compiled_call_impl is compiled
+
+
+def twice(value: torch.Tensor) -> torch.Tensor:
+    return value * 2
+
+
+def test_a_method_that_an_app_replaces_ends_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Torch's guards would see it."""
+    ahead = Ahead({key_of_the_call(): b""})
+    ahead._loaded[key_of_the_call()] = lambda *_, **__: torch.zeros(1)
+    block = attached(ahead)
+    assert called(block, inputs()).shape == (1,)
+    monkeypatch.setattr(Scaled, "forward", lambda _, value: value + 7)
+    assert torch.equal(called(block, inputs()), called(Block(), inputs()))
+    assert not ahead.is_offered
+    assert "code compiled ahead of time is not used: Scaled.forward was replaced" in caplog.messages
+
+
+def test_a_function_that_an_app_replaces_is_seen_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = CodeSeen()
+    before = seen.method(FluxAttnProcessor, "__call__")
+    assert seen.replaced() is None
+    monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", twice)
+    assert seen.replaced() == "diffusers.models.attention_dispatch.dispatch_attention_fn"
+    assert CodeSeen().method(FluxAttnProcessor, "__call__") != before
