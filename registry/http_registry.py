@@ -357,10 +357,11 @@ class HttpRegistry(Registry):
         trim(self._artifacts.files(), most_bytes=ARTIFACT_BYTES_KEPT)
 
 
-def open_http(url: str, options: Opening) -> HttpRegistry:
+def open_http(url: str, opening: Opening) -> HttpRegistry:
     """Asks nothing yet. Raises InvalidInput for a token that would pass in the clear."""
-    folder = options.cache_dir / short(digest(url))
-    return HttpRegistry(HttpService(url, options.token, AnswerCache(folder)), folder)
+    folder = opening.cache_dir / short(digest(url))
+    service = HttpService(url, opening.token_of(url), AnswerCache(folder))
+    return HttpRegistry(service, folder)
 
 
 def _one(answer: Any, read: Callable[[Any], Value]) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -86,12 +87,20 @@ class HttpLocation:
 
 @dataclass(frozen=True)
 class Opening:
-    """How registries are opened. Of served ones `cache_dir` keeps what was fetched, and `token` is
-    shown to them. `base` is the path or URL of a registry to read under the one that is opened."""
+    """How registries are opened. Of served ones `cache_dir` keeps what was fetched; `token` is
+    shown to those of `token_for`, which are URLs, and where none is named to all. `base` is the
+    path or URL of a registry to read under the one that is opened."""
 
     cache_dir: Path
     token: str | None = field(default=None, repr=False)
     base: str | None = None
+    token_for: tuple[str, ...] = ()
+
+    def token_of(self, url: str) -> str | None:
+        """What is shown to the service at `url`: a token for one host is no other's to see."""
+        if self.token_for and _origin(url) not in map(_origin, self.token_for):
+            return None
+        return self.token
 
 
 Location = FileLocation | PostgresqlLocation | HttpLocation
@@ -148,3 +157,8 @@ def _http(url: URL) -> HttpLocation:
             hint="A token belongs into TUNER_REGISTRY_TOKEN.",
         )
     return HttpLocation(url.render_as_string().rstrip("/"))
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower()

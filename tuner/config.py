@@ -25,11 +25,11 @@ class Settings:
     """Where things are kept, and what the user's environment says about the machine.
 
     `registry` is a path or URL as `open_registry` takes it, `registry_token` what a served one is
-    shown; workers do not inherit it. `registry_base` is read under it. `visible_devices` is
-    CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is hidden). `cxx` is the C++ compiler
-    that Inductor will call. `hub_cache_dir` is where `huggingface_hub` keeps models,
-    `torch_hub_dir` where `torch.hub` does. `environ` is what worker processes inherit; it may hold
-    tokens, so it is kept out of the representation.
+    shown, if it is one of `token_for` or none is; workers do not inherit it. `registry_base` is
+    read under it. `visible_devices` is CUDA_VISIBLE_DEVICES (None: not set; empty: every GPU is
+    hidden). `cxx` is the C++ compiler that Inductor will call. `hub_cache_dir` is where
+    `huggingface_hub` keeps models, `torch_hub_dir` where `torch.hub` does. `environ` is what worker
+    processes inherit; it may hold tokens, so it is kept out of the representation.
     """
 
     registry: str
@@ -43,12 +43,13 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     registry_token: str | None = field(default=None, repr=False)
     registry_base: str | None = None
+    token_for: tuple[str, ...] = ()
 
     @property
     def opening(self) -> Opening:
         """How registries are opened."""
         folder = self.cache_dir / "registries"
-        return Opening(folder, self.registry_token, self.registry_base)
+        return Opening(folder, self.registry_token, self.registry_base, self.token_for)
 
     @property
     def locks_dir(self) -> Path:
@@ -92,7 +93,14 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         environ={name: value for name, value in environ.items() if name != TOKEN_VARIABLE},
         registry_token=environ.get(TOKEN_VARIABLE) or None,
         registry_base=environ.get(BASE_VARIABLE) or None,
+        token_for=_services(environ),
     )
+
+
+def _services(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Whom the token was set for; none named: whichever the command line names."""
+    named = (environ.get(name, "") for name in (REGISTRY_VARIABLE, BASE_VARIABLE))
+    return tuple(url for url in named if url.lower().startswith(("http://", "https://")))
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Path:

@@ -25,7 +25,9 @@ from registry.errors import (
 from registry.jobs import ANY_DEVICE
 from registry.location import locate
 from registry.postgresql import PostgresqlDatabase, open_postgresql, translate
+from registry.records import Page, Wanted
 from registry.schema import ALEMBIC_VERSION, JOBS, META, METADATA, SCHEMA_HEAD
+from registry.signing import SigningKeys
 from registry.store import Registry
 from tests.registry import children, postgres, samples
 from tests.registry.conformance import RegistryConformance
@@ -294,3 +296,20 @@ def test_a_password_is_in_the_address_alone() -> None:
 def test_a_registry_that_is_no_file_says_so(registry: Registry) -> None:
     with pytest.raises(InvalidInput, match="not a file"):
         registry.path.exists()
+
+
+def test_what_a_service_asks_of_it(registry: Registry, tmp_path: Path) -> None:
+    """Pages, signatures and known keys; it gives no version, so that nothing is remembered."""
+    artifact = registry.put_artifact("log", b"said the worker")
+    many = [samples.record(threads=n + 1, artifacts=(artifact,)) for n in range(3)]
+    registry.publish(many, now=NOW, keys=SigningKeys(tmp_path / "keys"))
+    found, after = registry.candidate_page(Wanted(device="cpu"), Page(2))
+    more, end = registry.candidate_page(Wanted(device="cpu"), Page(2, after))
+    assert (found + more, end) == (registry.candidates(), None)
+    signed = registry.artifact_signatures([record.id for record in many])
+    assert {name for name, _ in signed} == {record.id for record in many}
+    assert all(signed.values())
+    assert registry.known_keys([many[0].key.digest, "f" * 64]) == {many[0].key.digest}
+    registry.note_fetches({many[0].id: 2, "f" * 64: 1}, NOW)
+    assert registry.record(many[0].id).fetches == 2
+    assert registry.version() is None

@@ -44,6 +44,17 @@ def test_the_registry_of_ones_own(tmp_path: Path) -> None:
     assert load_settings({**environ, "TUNER_REGISTRY": ""}).registry.startswith(str(tmp_path))
 
 
+def test_a_token_goes_to_the_service_that_it_was_set_for(tmp_path: Path) -> None:
+    given = {"TUNER_HOME": str(tmp_path), "TUNER_REGISTRY_TOKEN": "secret"}
+    ours, theirs = "https://tuner.example.com/plans", "https://tuner.example.com.evil.example"
+    for name in ("TUNER_REGISTRY", "TUNER_REGISTRY_BASE"):
+        opening = load_settings({**given, name: ours}).opening
+        assert opening.token_of("https://tuner.example.com") == "secret"
+        for other in (theirs, "http://tuner.example.com", "https://tuner.example.com:444"):
+            assert opening.token_of(other) is None
+    assert load_settings(given).opening.token_of(theirs) == "secret"
+
+
 @pytest.mark.parametrize(
     ("environ", "folder"),
     [
