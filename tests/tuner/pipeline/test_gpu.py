@@ -201,7 +201,7 @@ def test_attention_on_cudnn() -> None:
 
 @pytest.mark.parametrize("scope", ["regional", "whole"])
 def test_a_replay_starts_with_the_code_of_its_proof(run: Run, scratch: Path, scope: Any) -> None:
-    """Blocks ahead of time, and torch's portable cache, in our framing: what torch writes passes the
+    """Blocks ahead of time and torch's portable cache, in our framing: what torch writes passes the
     checks of its kinds and keys, and a fresh process with an empty folder compiles no graph."""
     chosen = plan(
         {"transformer": ComponentPlan(compilation=Compilation(scope=scope))}, dtype="bfloat16"
