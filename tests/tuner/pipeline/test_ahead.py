@@ -244,3 +244,18 @@ def count_descriptions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
     monkeypatch.setattr("tuner.pipeline.ahead.describe_module", counted)
     return seen
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Compilation(scope="regional", inductor_options={"epilogue_fusion": False}),
+        Compilation(scope="regional", mode="max-autotune-no-cudagraphs"),
+    ],
+)
+def test_a_plan_that_compiles_otherwise_has_other_keys(plan: Compilation) -> None:
+    one, other = Ahead(is_recording=True), Ahead(is_recording=True)
+    called(attached(one), inputs())
+    called(attached(other, plan), inputs())
+    assert len(one.called) == len(other.called) == 1
+    assert one.called != other.called
