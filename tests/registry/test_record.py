@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from registry.record import WarmStart
 from tests.registry import samples
 
 
@@ -15,3 +18,23 @@ def test_the_speed_up_is_of_one_run() -> None:
     assert ours is not None
     assert theirs is not None
     assert other.speedup == theirs / ours
+
+
+@pytest.mark.parametrize(
+    ("used", "saves_nothing", "misses"),
+    [
+        ({"graph_hits": 3}, False, 0),
+        ({"graph_misses": 3}, True, 3),
+        ({"graph_hits": 3, "library_misses": 9}, True, 9),
+        ({"function_hits": 3, "library_hits": 9}, False, 0),
+        ({"function_hits": 3, "library_misses": 9}, True, 9),
+        ({"function_misses": 3, "graph_hits": 3}, False, 0),
+        ({}, True, 0),
+    ],
+)
+def test_a_warm_start_saves_where_code_and_its_libraries_are_taken(
+    used: dict[str, int], saves_nothing: bool, misses: int
+) -> None:
+    """A function that is missing is traced, and may find its graph."""
+    found = WarmStart(rung="ahead_of_time", **used)
+    assert (found.saves_nothing, found.misses) == (saves_nothing, misses)

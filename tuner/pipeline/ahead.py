@@ -29,8 +29,9 @@ logger = logging.getLogger("tuner")
 
 MOST_FUNCTIONS = 16
 """Of one process: where inputs or blocks hold numbers of their own, each has a key of its own."""
+MOST_DESCRIPTIONS = 8
+"""Of one block: describing it takes a millisecond, which is nothing once and too much each call."""
 CAPTURES_GRAPHS = ("reduce-overhead", "max-autotune")
-
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -162,13 +163,14 @@ class AheadCall:
         self._options = options
         self._described: bytes | None = None
         self._watch: Watch | None = None
+        self._descriptions = 0
         self._keys: dict[CallKey, str] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own call."""
         if self._ahead.failure is None and (name := self._ahead.code.replaced()) is not None:
             self._ahead.give_up(RuntimeError(f"{name} was replaced"))
-        if self._ahead.failure is not None:
+        if self._ahead.failure is not None or self._descriptions > MOST_DESCRIPTIONS:
             return self._compiled(*args, **kwargs)
         try:
             key = self._key(args, kwargs)
@@ -200,14 +202,23 @@ class AheadCall:
         leaves, structure = tree_flatten((args, kwargs))
         call = call_key(structure, leaves)
         if self._watch is None or not self._watch.holds:
-            self._watch, self._keys = None, {}
-            described, self._watch = describe_module(self._module, self._ahead.code)
-            self._described = canonical_json([described, dict(self._options)])
+            self._describe()
         if call not in self._keys:
             self._keys[call] = _digest(self._described or b"", call)
             example = _Example(self._module, call, self._options)
             self._ahead.note(self._keys[call], example)
         return self._keys[call]
+
+    def _describe(self) -> None:
+        """Raises Undescribable: for good, as an adapter or a hook seldom goes again."""
+        self._watch, self._keys = None, {}
+        self._descriptions += 1
+        try:
+            described, self._watch = describe_module(self._module, self._ahead.code)
+        except Undescribable:
+            self._descriptions = MOST_DESCRIPTIONS + 1
+            raise
+        self._described = canonical_json([described, dict(self._options)])
 
 
 def _digest(described: bytes, call: CallKey) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from registry.plan import Compilation
 from tests.tuner.pipeline.ahead_block import Block, Scaled, called, inputs
 from tests.tuner.pipeline.tiny import FLUX, load
 from tuner.compiled_code import unpack
-from tuner.pipeline.ahead import MOST_FUNCTIONS, Ahead, AheadCall
+from tuner.pipeline.ahead import MOST_DESCRIPTIONS, MOST_FUNCTIONS, Ahead, AheadCall
 from tuner.pipeline.descriptions import describe_module
 from tuner.pipeline.replaced import CodeSeen
 
@@ -217,3 +218,55 @@ def test_a_function_that_an_app_replaces_is_seen_and_said(monkeypatch: pytest.Mo
     monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", twice)
     assert seen.replaced() == "diffusers.models.attention_dispatch.dispatch_attention_fn"
     assert CodeSeen().method(FluxAttnProcessor, "__call__") != before
+
+
+def test_a_block_that_cannot_be_described_is_not_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An adapter or a hook stays for many calls. Here it is a method of the app's."""
+    seen = count_descriptions(monkeypatch)
+    block = attached(Ahead(is_recording=True))
+    called(block, inputs())
+    block.forward = MethodType(plain, block)  # type: ignore[method-assign]
+    for _ in range(3):
+        called(block, inputs())
+    assert len(seen) == 2
+
+
+def plain(_block: Block, value: torch.Tensor, *, offset: torch.Tensor) -> torch.Tensor:
+    return value + offset
+
+
+def test_a_block_that_changes_at_each_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = count_descriptions(monkeypatch)
+    block = attached(Ahead(is_recording=True))
+    for factor in range(2 * MOST_DESCRIPTIONS):
+        block.scaled.factor = 1000.5 + factor
+        called(block, inputs())
+    assert len(count) == MOST_DESCRIPTIONS + 1
+
+
+def count_descriptions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    seen: list[nn.Module] = []
+
+    def counted(module: nn.Module, code: CodeSeen) -> Any:
+        seen.append(module)
+        return describe_module(module, code)
+
+    monkeypatch.setattr("tuner.pipeline.ahead.describe_module", counted)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Compilation(scope="regional", inductor_options={"epilogue_fusion": False}),
+        Compilation(scope="regional", mode="max-autotune-no-cudagraphs"),
+    ],
+)
+def test_a_plan_that_compiles_otherwise_has_other_keys(plan: Compilation) -> None:
+    one, other = Ahead(is_recording=True), Ahead(is_recording=True)
+    called(attached(one), inputs())
+    called(attached(other, plan), inputs())
+    assert len(one.called) == len(other.called) == 1
+    assert one.called != other.called

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,16 +201,17 @@ def test_attention_on_cudnn() -> None:
 
 @pytest.mark.parametrize("scope", ["regional", "whole"])
 def test_a_replay_starts_with_the_code_of_its_proof(run: Run, scratch: Path, scope: Any) -> None:
-    """torch's portable cache, in our framing: what torch writes passes the checks of its kinds and
-    keys, and a fresh process with an empty folder compiles no graph."""
+    """Blocks ahead of time and torch's portable cache, in our framing: what torch writes passes the
+    checks of its kinds and keys, and a fresh process with an empty folder compiles no graph."""
     chosen = plan(
         {"transformer": ComponentPlan(compilation=Compilation(scope=scope))}, dtype="bfloat16"
     )
     code, empty = scratch / f"{scope}.bin", scratch / f"empty-{scope}"
     empty.mkdir(mode=0o700)
     run(job(FLUX, chosen, scratch, 4 * GB, artifact_out=str(code)))
-    (part,) = unpack(code.read_bytes()).parts
-    assert part.kind == "torch_cache"
+    kinds = Counter(part.kind for part in unpack(code.read_bytes()).parts)
+    assert kinds.pop("torch_cache") == 1
+    assert set(kinds) == ({"function"} if scope == "regional" else set())
     given = {
         "artifact_in": str(code),
         "artifact_in_sha256": hashlib.sha256(code.read_bytes()).hexdigest(),
@@ -218,7 +220,8 @@ def test_a_replay_starts_with_the_code_of_its_proof(run: Run, scratch: Path, sco
     asked = job(FLUX, chosen, scratch, 4 * GB).model_copy(update={"rung": "replay", **given})
     measured = run(asked).measurement
     assert measured.warm_start is not None
-    assert (measured.warm_start.saves_nothing, measured.warm_start.graph_misses) == (False, 0)
+    assert (measured.warm_start.saves_nothing, measured.warm_start.misses) == (False, 0)
+    assert measured.warm_start.function_hits == kinds["function"]
     assert measured.warm_first_image_s is not None
 
 
