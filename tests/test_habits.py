@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,10 +56,12 @@ def test_soak_goes_on_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = soak\n gpu\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--soak-state=s"]
     command += ["--soak-rounds=4", "--soak-fraction=1"]
-    first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(TARGET.parent.parent)}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "capture_output": True}
+    first = subprocess.run(command, **options, text=True, check=False)
     assert "2 failed, 2 passed" in first.stdout, first.stdout + first.stderr
     (tmp_path / "mended").touch()
-    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    second = subprocess.run(command, **options, text=True, check=False)
     assert "2 passed, 2 deselected" in second.stdout, second.stdout + second.stderr
     assert len((tmp_path / "ran").read_text().split()) == 6
 

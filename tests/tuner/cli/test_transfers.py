@@ -33,7 +33,7 @@ def test_a_bundle_goes_from_machine_to_machine(
 ) -> None:
     file, target = str(tmp_path / "plans.bundle"), str(tmp_path / "target.sqlite3")
     assert run(["export", file, "--model", "tiny-flux", "--registry", str(source)]) == 0
-    assert "1 records written" in capsys.readouterr().out
+    assert "1 record written" in capsys.readouterr().out
     assert run(["import", file, "--registry", target, "--json"]) == 0
     newer = open_registry(source).candidates()[0].record
     assert json.loads(capsys.readouterr().out) == {"new": [newer.id], "known": 0, "left_out": []}
