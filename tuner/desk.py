@@ -214,7 +214,7 @@ class TrialDesk:
     ) -> Finished:
         started_at = self._clock.now()
         limit_s = TRIAL_LIMIT_S if limit_s is None else min(limit_s, TRIAL_LIMIT_S)
-        outcome = self._run(job, limit_s)
+        outcome = self._run(job.model_copy(update={"limit_s": limit_s}), limit_s)
         result = outcome.result if isinstance(outcome.result, TrialResult) else None
         failure = outcome.failure or _over_budget(result, job.budget_bytes)
         keep = failure is not None or self.request.keep_logs

@@ -21,6 +21,7 @@ from tuner.publishing import measured
 from tuner.request import StudyRequest
 from tuner.rules import RuleBook
 from tuner.search import Search
+from tuner.search.ladder import distinct
 from tuner.search.parts import Parts, StepCaches
 from tuner.shortage import shortage
 from tuner.space import Survey, baseline_plans, survey
@@ -102,13 +103,15 @@ class Planning:
         reference = self.candidate(baseline.plan, corrections)
         found = self.survey(corrections)
         kept, rules = found.kept, self.rules
-        ladders = found.step_caches if self.caches_steps else ()
+        steps = self._request.steps or self._inventory.default_steps
+        offered = found.step_caches if self.caches_steps else ()
+        ladders = tuple(filter(None, (distinct(ladder, steps) for ladder in offered)))
         caches = StepCaches(ladders, lambda plan: not rules.violations(plan))
         return Search(
             (*kept, *self._known_beside(kept, corrections)) or (reference,),
             objective=self._request.objective,
             workload=self._request.workload,
-            steps=self._request.steps or self._inventory.default_steps,
+            steps=steps,
             denoiser=self._inventory.denoiser.name,
             reference=reference,
             budget_bytes=self._request.budget_bytes,

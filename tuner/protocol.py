@@ -48,7 +48,8 @@ class TrialJob(Frozen):
     allocator; on a CPU the parent enforces it. `reference_in` is a folder that a baseline trial
     wrote as `reference_out`. `compile_cache_dir` is Inductor's and Triton's cache folder.
     `artifact_in` names compiled code whose signature the parent verified; the worker checks
-    `artifact_in_sha256` on the bytes it loads. `artifact_out` is where to write one.
+    `artifact_in_sha256` on the bytes it loads. `artifact_out` is where to write one. `limit_s` is
+    when the parent ends the trial, counted from its start; None: nobody said.
     """
 
     kind: Literal["trial"] = "trial"
@@ -71,6 +72,7 @@ class TrialJob(Frozen):
     artifact_in: str | None = None
     artifact_in_sha256: str | None = None
     artifact_out: str | None = None
+    limit_s: float | None = None
     image_out: str | None = None
 
 
@@ -159,7 +161,8 @@ class Hello(Frozen):
 
 class Progress(Frozen):
     """Proof of life. `done` of `total` where a phase counts; `phase` is "load", "reference",
-    "compile", "steps", "trace", "images", "score", "artifacts", "inventory", "blocks", "layers".
+    "compile", "steps", "trace", "images", "score", "artifacts", "capture", "inventory", "blocks",
+    "layers".
     """
 
     event: Literal["progress"] = "progress"

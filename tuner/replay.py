@@ -63,7 +63,8 @@ class Replayer:
             self._note(f"{self._label(plan)}: no time to replay it once more, {doubt}")
         elif doubt is not None:
             self._note(f"{self._label(plan)}: replayed once more, {doubt}")
-            self._without_functions(plan, finished.trial)
+            if _failed_by_times(finished.trial):
+                self._drop_functions(plan)
             again = _held_to_proof(self._warm(plan, estimate), proof)
             finished = _second_of(finished, again)
         if finished.trial.measurement is None or self.artifact(plan) is None:
@@ -92,10 +93,10 @@ class Replayer:
             return _as_cold(finished)
         return self._run(plan, estimate, None)
 
-    def _without_functions(self, plan: Plan, failed: Trial) -> None:
+    def _drop_functions(self, plan: Plan) -> None:
         """Each call of a function that was compiled ahead of time begins with a look at its block.
         Where Python is what a step waits for, that can be why a plan came out slower."""
-        if self.artifact(plan) is None or not _failed_by_times(failed):
+        if self.artifact(plan) is None:
             return
         path = self._desk.artifact_path(plan)
         rest = None
@@ -112,6 +113,8 @@ class Replayer:
         if used is not None and used.misses:
             what = f"{used.graph_misses} graphs and {used.library_misses} libraries"
             self._note(f"{self._label(plan)}: {what} were not in its compile cache")
+        if used is not None and (used.function_misses or used.rung != "ahead_of_time"):
+            self._drop_functions(plan)
 
     def _doubt(self, trial: Trial) -> str | None:
         """Why another replay may come out better; None if none would. Who shares the device has

@@ -18,6 +18,7 @@ HOST_DUTY = 0.05
 START_PHASE = "start"
 LOAD_PHASES = (START_PHASE, "load")
 STEPS_PHASE = "steps"
+CAPTURE_PHASE = "capture"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Sampler:
     @property
     def device_growth_peak_bytes(self) -> int:
         return max(self._peaks.values(), default=0)
+
+    @property
+    def _counts(self) -> bool:
+        """What compiling takes once more, to be kept for others, is not what the plan takes."""
+        return self.phase != CAPTURE_PHASE
 
     @property
     def load_growth_peak_bytes(self) -> int:
@@ -123,7 +129,8 @@ class Sampler:
         self._note_host(self._host_bytes + resident.peak_bytes - self._resident_then_bytes)
 
     def _note_host(self, host_bytes: int) -> None:
-        self.host_peak_bytes = max(self.host_peak_bytes, host_bytes)
+        if self._counts:
+            self.host_peak_bytes = max(self.host_peak_bytes, host_bytes)
         if self._monitor is None and self._baseline_bytes is not None:
             self._note_device(host_bytes - self._baseline_bytes)
 
@@ -137,5 +144,6 @@ class Sampler:
 
     def _note_device(self, growth_bytes: int) -> None:
         self._device_growth_bytes = max(growth_bytes, 0)
-        peak = self._peaks.get(self.phase, 0)
-        self._peaks[self.phase] = max(peak, self._device_growth_bytes)
+        if self._counts:
+            peak = self._peaks.get(self.phase, 0)
+            self._peaks[self.phase] = max(peak, self._device_growth_bytes)

@@ -388,6 +388,25 @@ def test_samples_for_a_live_view(bench: Bench) -> None:
     assert 60 * MIB < last.device_growth_bytes < 100 * MIB
 
 
+def test_what_is_compiled_once_more_for_others_is_no_peak(bench: Bench) -> None:
+    body = """
+    hello(host_baseline_bytes=pss())
+    progress("steps")
+    progress("capture")
+    kept = b"x" * (64 * 2**20)
+    until_noted("seen")
+    done()
+    """
+
+    def see(sample: Sample) -> None:
+        if sample.phase == "capture" and sample.device_growth_bytes > 60 * MIB:
+            (bench.notes / "seen").touch()
+
+    outcome = bench.runner(body).run(JOB, GENEROUS, on_sample=see)
+    assert outcome.result is not None
+    assert outcome.device_growth_peak_bytes < 30 * MIB
+
+
 def test_trial_result_is_completed_with_what_was_seen(bench: Bench) -> None:
     body = f"""
     hello(host_baseline_bytes=pss())

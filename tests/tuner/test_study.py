@@ -235,6 +235,19 @@ def test_what_is_slower_by_functions_compiled_ahead_is_published_without_them(
     assert code.parts == (library,)
 
 
+def test_functions_that_a_replay_missed_are_not_published(bench: StudyBench) -> None:
+    library = CodePart("library", f"ab/{'b' * 50}.main.so", b"of a graph")
+    function = CodePart("function", f"function/{'c' * 64}", b"of a block")
+    compiled = pack(CompiledCode((library, function), "d" * 64))
+    bench.rule({"compiled": compiled.hex()}, rung="pipeline")
+    missed = {"rung": "ahead_of_time", "function_misses": 1}
+    bench.rule({"warm_start": missed}, rung="replay", functions=True)
+    outcome = bench.run()
+    assert outcome.best is not None
+    (artifact,) = outcome.best.artifacts
+    assert unpack(bench.registry.read_artifact(artifact)).parts == (library,)
+
+
 def replays_of(bench: StudyBench, kind: str) -> list[str]:
     """Plans of replays that failed so, in order."""
     replays = [trial for trial in bench.trials if trial.rung == "replay"]

@@ -14,6 +14,7 @@ from torch import nn
 from registry.errors import UntrustedArtifact
 from registry.record import Measurement, PeakMemory, QualityScore, ShapeMeasurement
 from registry.workload import Shape
+from tuner.compiled_code import CodePart
 from tuner.gate import is_open
 from tuner.pipeline.ahead import Ahead
 from tuner.pipeline.apply import load
@@ -43,6 +44,7 @@ class TrialRun:
 
     def __init__(self, job: TrialJob, device: Device, import_s: float, report: Report) -> None:
         self.job, self.device, self.import_s, self.report = job, device, import_s, report
+        self.began_s = time.perf_counter()
         self.clock = DeviceClock(device.torch_device)
         self.pipe: Any = None
         self.warmth: Warmth | None = None
@@ -68,7 +70,7 @@ class TrialRun:
             scores=scores,
             not_computed=not_computed,
             calibrated=self.calibrated,
-            artifact_bytes=self._save_artifact(),
+            artifact_bytes=self._save_artifact(first),
             counters=counters,
         )
 
@@ -144,14 +146,22 @@ class TrialRun:
             is_open=lambda found: is_open(found, self.job.policy, self.calibrated),
         )
 
-    def _save_artifact(self) -> int:
+    def _functions(self, first: Sequence[RequestTimes]) -> tuple[CodePart, ...]:
+        """Code compiled ahead of time, where there is time for about what the first requests took
+        to compile: a trial that ends in between has measured for nothing."""
+        limit_s, needed_s = self.job.limit_s, 2.0 * sum(item.latency_s for item in first)
+        spent_s = self.import_s + time.perf_counter() - self.began_s
+        if limit_s is not None and spent_s + needed_s > limit_s:
+            logger.warning("nothing is compiled ahead of time: the trial's time is short")
+            return ()
+        return self.ahead.compile_ahead(lambda done, total: self.report("capture", done, total, ""))
+
+    def _save_artifact(self, first: Sequence[RequestTimes]) -> int:
         if self.job.artifact_out is None:
             return 0
-        self.report("artifacts", 0, 1, "")
+        self.report("capture", 0, 1, "")
         path, folder = Path(self.job.artifact_out), Path(self.job.compile_cache_dir)
-        functions = self.ahead.compile_ahead(
-            lambda done, total: self.report("artifacts", done, total, "")
-        )
+        functions = self._functions(first)
         try:
             return save_compiled_code(path, folder, self.device.torch_device, functions)
         except UntrustedArtifact as error:

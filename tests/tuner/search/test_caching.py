@@ -21,7 +21,7 @@ from tests.tuner.landscape import (
 from tuner.candidate import Candidate
 from tuner.choices import STEP_CACHES
 from tuner.search import Known, Search
-from tuner.search.ladder import Verdict, next_step_cache
+from tuner.search.ladder import Verdict, distinct, next_step_cache, whole_steps
 from tuner.search.parts import Parts, StepCaches
 
 FIRST_BLOCK, TAYLOR = STEP_CACHES
@@ -45,6 +45,23 @@ def test_the_boldest_that_passes_is_found_in_three_trials(boldest: int) -> None:
     assert len(order) <= 3
     assert boldest == 0 or boldest - 1 in order
     assert boldest == 5 or boldest in order
+
+
+@pytest.mark.parametrize(
+    ("steps", "intervals"), [(3, ()), (4, (2,)), (6, (2,)), (8, (2, 3, 4)), (20, (2, 3, 4, 5, 6))]
+)
+def test_caches_that_leave_out_the_same_steps_are_one(
+    steps: int, intervals: tuple[int, ...]
+) -> None:
+    kept = distinct(TAYLOR, steps)
+    assert kept == tuple(TaylorSeerCache(interval_steps=value) for value in intervals)
+    assert distinct(FIRST_BLOCK, steps) == FIRST_BLOCK
+
+
+@pytest.mark.parametrize(("interval", "whole"), [(2, 11), (3, 9), (4, 7), (6, 6), (10, 5)])
+def test_so_many_steps_are_whole(interval: int, whole: int) -> None:
+    """As `benchmarks.quality caches` counted them in calls of the denoiser, 20 steps a picture."""
+    assert len(whole_steps(TaylorSeerCache(interval_steps=interval), 20)) == whole
 
 
 def test_a_useless_kind_is_given_up() -> None:
