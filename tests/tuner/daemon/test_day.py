@@ -217,7 +217,7 @@ def test_a_day_of_daemons(empty: Path) -> None:
     run_state_machine_as_test(
         Day,
         settings=settings(
-            max_examples=15,
+            max_examples=10,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
