@@ -170,13 +170,14 @@ class Registry:
         lease: Lease | None = None,
         bodies: Sequence[bytes] | None = None,
     ) -> tuple[str, ...]:
-        """All of them or none; their ids in the same order.
+        """All of them or none; the ids of those that are there then, in the same order.
 
         The current record of the same key is superseded. With `keys` the records and their
         artifacts are signed. With `end` the study ends in the same transaction. With `lease`,
         that of the job this is done for, nothing happens unless it still holds. Publishing a
         record again changes nothing. `bodies` are the records' bytes as their maker wrote them,
-        where that was elsewhere. Raises InvalidInput where a record contradicts its own key,
+        where that was elsewhere: then one that is older than another of its key is not taken, and
+        one from the future is refused. Raises InvalidInput where a record contradicts its own key,
         RegistryConflict where an artifact is missing, LeaseLost.
         """
         prepared = [
@@ -188,10 +189,10 @@ class Registry:
                 from registry import leases
 
                 leases.require(connection, lease)
-            publishing.publish(connection, prepared, now)
+            published = publishing.publish(connection, prepared, now)
             if end is not None:
                 studies.end(connection, end, now)
-        return tuple(record.id for record in new_records)
+        return published
 
     def candidates(
         self,

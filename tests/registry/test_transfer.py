@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from registry.bundle import import_bundle, write_bundle
 from registry.client import open_registry
 from registry.errors import InvalidInput, RecordNotFound, RegistryReadOnly, UntrustedArtifact
 from registry.location import Opening
 from registry.record import ArtifactRef, TuningRecord
+from registry.schema import RECORDS
 from registry.server.app import Options
 from registry.signing import SigningKeys
 from registry.store import Registry
-from registry.transfer import Transferred, copy, parcels
+from registry.transfer import Transferred, copy, deliver, parcels
 from tests.registry import samples
 from tests.registry.samples import NOW, later
 from tests.registry.server.serving import served
@@ -75,6 +77,35 @@ def test_the_newer_of_a_key_stays_and_what_was_revoked_does_not_come_back(two: T
     two.target.revoke(two.unsigned.id, reason="black pictures", now=NOW)
     assert two.copy() == Transferred(known=2)
     assert [found.record.id for found in two.target.candidates()] == [newer.id]
+
+
+def test_nothing_older_comes_back_for_what_was_revoked(two: Two) -> None:
+    newer = samples.record(minutes=5)
+    two.target.publish([newer], now=NOW)
+    two.target.revoke(newer.id, reason="black pictures", now=NOW)
+    assert two.copy() == Transferred((two.unsigned.id,), known=1)
+    assert [found.record.id for found in two.target.candidates()] == [two.unsigned.id]
+
+
+def test_the_target_decides_when_it_publishes(two: Two) -> None:
+    """By what another process published in between, and by what this release cannot read."""
+    newer = samples.record(minutes=5)
+    two.target.publish([newer], now=later(5))
+    with two.target._database.write() as connection:
+        connection.execute(update(RECORDS).values(minimum_reader=99))
+    assert two.target.history() == ()
+    assert two.copy() == Transferred((two.unsigned.id,), known=1)
+    with two.target._database.write() as connection:
+        connection.execute(update(RECORDS).values(body=b"{", minimum_reader=1))
+    first = parcels(two.source)[0]
+    assert not deliver(two.target, first, NOW)
+
+
+def test_what_comes_from_the_future_is_left_out(two: Two) -> None:
+    two.source.publish([samples.record(minutes=60, threads=3)], now=NOW)
+    done = copy(two.source, two.target, parcels(two.source), now=NOW)
+    assert done.new == (two.signed.id, two.unsigned.id)
+    assert "later than now" in done.left_out[0]
 
 
 def test_what_is_lost_at_the_source_is_left_out(two: Two) -> None:
