@@ -64,11 +64,13 @@ class Transferred:
 def parcels(
     source: Registry, *, model_name: str | None = None, record_ids: Sequence[str] = ()
 ) -> list[Parcel]:
-    """Records in service, the oldest publication first: all, those of a model, or those named.
-    Raises RecordNotFound for a name that is none of a record in service."""
-    found = list(reversed(source.candidates(model_name=model_name)))
+    """Records in service, the oldest publication first: all, those of a model, or those named,
+    each once. Raises RecordNotFound for a name that is none of a record in service."""
     if record_ids:
-        found = [source.record(name) for name in record_ids]
+        named = [source.record(name) for name in record_ids]
+        found = list({stored.record.id: stored for stored in named}.values())
+    else:
+        found = list(reversed(source.candidates(model_name=model_name)))
     for stored in found:
         if stored.status != "current":
             raise RecordNotFound(f"record {short(stored.record.id)} is {stored.status}")
