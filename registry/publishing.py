@@ -86,6 +86,16 @@ def publish(connection: Connection, prepared: Sequence[Prepared], now: datetime)
     return tuple(item.record.id for item in taken)
 
 
+def keep_unserved(connection: Connection, item: Prepared, now: datetime) -> None:
+    """A record of a base, out of service here and without its artifacts, so that something can be
+    said of it. Raises RegistryConflict."""
+    if _is_there(connection, item):
+        return
+    newest = connection.scalar(select(func.max(RECORDS.c.publication)))
+    row = {**item.columns, "status": "superseded", "publication": (newest or 0) + 1}
+    connection.execute(insert(RECORDS).values(**row, published_at=to_time(now)))
+
+
 def _check_time(item: Prepared, now: datetime) -> None:
     """No newer record would ever come after one from the future."""
     if item.came and item.record.created_at > now + AHEAD:

@@ -27,7 +27,13 @@ from registry.errors import InvalidInput, RecordNotFound, RegistryError
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
 from registry.records import Page, StoredRecord, Wanted
-from registry.signing import ArtifactStatement, Signature, Signer, SigningKeys
+from registry.signing import (
+    ArtifactStatement,
+    GivenSignatures,
+    Signature,
+    Signer,
+    SigningKeys,
+)
 from registry.sqlite_database import SqliteDatabase
 from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
@@ -268,6 +274,17 @@ class Registry:
         """Take a record out of service for good; nothing takes its place. The id."""
         with self._database.write() as connection:
             return versions.revoke(connection, record_id, reason, now)
+
+    def revoke_foreign(self, stored: StoredRecord, *, reason: str, now: datetime) -> str:
+        """As `revoke`, of a record of another registry: its artifacts are not needed for it."""
+        record, signature = stored.record, stored.signature
+        given = (
+            {} if signature is None or stored.statement is None else {stored.statement: signature}
+        )
+        prepared = publishing.prepare(record, GivenSignatures(given), stored.body)
+        with self._database.write() as connection:
+            publishing.keep_unserved(connection, prepared, now)
+            return versions.revoke(connection, record.id, reason, now)
 
     def revoked_reason(self, record_id: str) -> str | None:
         """Why a record was taken out of service, damaged or not; None where it was not. Raises

@@ -85,13 +85,16 @@ def copy(
     not trusted there, or it contradicts what is there."""
 
     def send(parcel: Parcel) -> bool:
-        if not is_wanted(target, parcel):
-            return False
-        for ref in parcel.artifacts:
-            target.put_artifact(ref.kind, source.artifact_path(ref))
-        return deliver(target, parcel, now)
+        return is_wanted(target, parcel) and take(source, target, parcel, now)
 
     return one_by_one(sent, send)
+
+
+def take(source: Registry, target: Registry, parcel: Parcel, now: datetime) -> bool:
+    """A record with its artifacts; whether it was taken. Raises what either registry meets."""
+    for ref in parcel.artifacts:
+        target.put_artifact(ref.kind, source.artifact_path(ref))
+    return deliver(target, parcel, now)
 
 
 def one_by_one(sent: Iterable[Parcel], send: Callable[[Parcel], bool]) -> Transferred:
