@@ -129,6 +129,11 @@ def test_records_are_chosen_by_name_or_model(two: Two) -> None:
         parcels(two.source, record_ids=[other.id])
 
 
+def test_what_is_named_is_all_that_is_read(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Registry, "candidates")
+    assert [item.id for item in parcels(two.source, record_ids=[two.signed.id])] == [two.signed.id]
+
+
 def test_to_a_service_and_back(two: Two, tmp_path: Path) -> None:
     """Which takes only what is signed by a key that it trusts."""
     with served(two.target.path, tmp_path / "service", Options()) as service:
