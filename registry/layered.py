@@ -94,9 +94,17 @@ class LayeredRegistry(Registry):
 
     @override
     def study(self, id_prefix: str) -> StudyRow:
-        return self._named(
-            id_prefix, lambda of: of.study(id_prefix), lambda found: found.id, "study"
-        )
+        """Where the base cannot tell, as where it has none: most studies are one's own."""
+
+        def of(registry: Registry) -> StudyRow:
+            if registry is self._own:
+                return registry.study(id_prefix)
+            found = self._of_base(lambda: _if_there(lambda: registry.study(id_prefix)))
+            if found is None:
+                raise RecordNotFound(f"there is no study {id_prefix}")
+            return found
+
+        return self._named(id_prefix, of, lambda found: found.id, "study")
 
     @override
     def trials(self, study_id: str) -> tuple[Trial, ...]:

@@ -143,6 +143,10 @@ def test_a_base_that_cannot_be_read_is_told_and_done_without(
     assert registry.record(samples.record().id[:8]).record == samples.record()
     with pytest.raises(RegistryCorrupt):
         registry.record("f" * 64)
+    with pytest.raises(RecordNotFound):
+        registry.study("f" * 32)
+    own = begin(registry, "own")
+    assert registry.study(own.id[:8]) == own
 
 
 def test_a_base_that_is_not_there_hides_nothing(
