@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from registry.artifacts import ArtifactFolder
-from registry.database import Database
+from registry.database import Database, LateDatabase
 from registry.errors import InvalidInput, RegistryMissing, RegistryReadOnly
 from registry.location import (
     FileLocation,
@@ -27,41 +27,45 @@ def open_registry(
 
     `create` makes a new one where there is none; without it, opening never imports alembic and
     never writes. Artifacts lie beside the file, in `<file name>.artifacts`, or in the folder that
-    the URL names. `opening` is by default no token, this user's cache folder, and no base. With a
-    base, and where there is no registry over it, the base alone is opened, to be read.
+    the URL names. `opening` is by default no token, this user's cache folder, and no base. A base
+    is opened when it is first read: one that cannot be hides no record of the registry over it.
+    Where there is no registry over it, the base alone is opened, to be read.
 
     Raises InvalidInput, RegistryMissing, RegistryCorrupt, RegistryTooOld, RegistryTooNew (unless
     the newer schema is marked as readable by this release: then writes raise it),
     RegistryReadOnly where a new one cannot be made, and RegistryError where it is out of reach.
     """
     location = locate(url_or_path)
-    base = None if opening is None or opening.base is None else _base(opening)
+    has_base = opening is not None and opening.base is not None
     if isinstance(location, HttpLocation):
-        return _served(location, opening) if base is None else _refuse_layers(location)
+        return _refuse_layers(location) if has_base else _served(location, opening)
     try:
         database = _opened(location, create)
     except RegistryMissing:
-        if base is None:
+        if opening is None or opening.base is None:
             raise
-        return base
+        return _base(opening, at_once=True)
     artifacts = ArtifactFolder(location.artifacts)
-    return Registry(database, artifacts) if base is None else _layered(database, artifacts, base)
+    if opening is None or opening.base is None:
+        return Registry(database, artifacts)
+    from registry.layered import LayeredRegistry
+
+    return LayeredRegistry(database, artifacts, _base(opening))
 
 
-def _base(opening: Opening) -> Registry:
-    """Only to be read, whatever it would allow."""
+def _base(opening: Opening, *, at_once: bool = False) -> Registry:
+    """Only to be read, whatever it would allow. Opened now with `at_once`, else when it is read."""
     location = locate(opening.base or "")
     if isinstance(location, HttpLocation):
         return _served(location, opening)
-    database = _opened(location, create=False)
-    database.refusal = RegistryReadOnly(f"registry {database.name} is a base: it is only read")
-    return Registry(database, ArtifactFolder(location.artifacts))
 
+    def database() -> Database:
+        found = _opened(location, create=False)
+        found.refusal = RegistryReadOnly(f"registry {found.name} is a base: it is only read")
+        return found
 
-def _layered(database: Database, artifacts: ArtifactFolder, base: Registry) -> Registry:
-    from registry.layered import LayeredRegistry
-
-    return LayeredRegistry(database, artifacts, base)
+    late = database() if at_once else LateDatabase(location.name, database)
+    return Registry(late, ArtifactFolder(location.artifacts))
 
 
 def _refuse_layers(location: HttpLocation) -> Registry:

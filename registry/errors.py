@@ -18,6 +18,7 @@
     │   ├── AccessDenied          a registry over HTTP wants another token
     │   ├── LeaseLost             the job was cancelled, paused, or given to another daemon
     │   └── RecordNotFound
+    │       └── AmbiguousId       more than one begins with the digits given
     ├── DeviceError               exit code 5; the GPU or its driver cannot be used
     │   └── DeviceBusy            another run or a foreign process holds it
     ├── PlanConflict              exit code 6; the plan cannot be applied to this pipeline
@@ -113,6 +114,10 @@ class LeaseLost(RegistryError):
 
 
 class RecordNotFound(RegistryError):
+    pass
+
+
+class AmbiguousId(RecordNotFound):
     pass
 
 

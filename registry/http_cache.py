@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,6 +84,15 @@ def trim(
         too_many = most_files is not None and number > most_files
         if too_many or (most_bytes is not None and kept_bytes > most_bytes):
             path.unlink(missing_ok=True)
+
+
+def remove_older(files: Iterable[Path], than: datetime) -> None:
+    """Others may do so at the same time."""
+    for path in files:
+        stat = _stat(path)
+        if stat is not None and stat.st_mtime < than.timestamp():
+            with suppress(OSError):  # of a folder that is only read
+                path.unlink(missing_ok=True)
 
 
 def _stat(path: Path) -> os.stat_result | None:

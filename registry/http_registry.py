@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +30,7 @@ from registry.errors import (
     RegistryTooNew,
     UntrustedArtifact,
 )
-from registry.http_cache import ARTIFACT_BYTES_KEPT, AnswerCache, trim
+from registry.http_cache import ARTIFACT_BYTES_KEPT, AnswerCache, remove_older, trim
 from registry.http_client import HttpService, Parameters
 from registry.location import Opening
 from registry.plan import PLAN_FORMAT
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
+
+ABANDONED = timedelta(days=1)
+"""Whoever began a temporary file this long ago is dead."""
 
 
 class NoDatabase(Database):
@@ -245,6 +248,7 @@ class HttpRegistry(Registry):
             staged.place()
         where = f"{API}/artifacts/{staged.sha256}"
         self._service.send("PUT", where, file=staged.final)
+        trim(self._artifacts.files(), most_bytes=ARTIFACT_BYTES_KEPT)
 
     @override
     def artifact_path(self, artifact: ArtifactRef) -> Path:
@@ -361,6 +365,7 @@ def open_http(url: str, opening: Opening) -> HttpRegistry:
     """Asks nothing yet. Raises InvalidInput for a token that would pass in the clear."""
     folder = opening.cache_dir / short(digest(url))
     service = HttpService(url, opening.token_of(url), AnswerCache(folder))
+    remove_older(ArtifactFolder(folder / "artifacts").temporaries(), datetime.now(UTC) - ABANDONED)
     return HttpRegistry(service, folder)
 
 

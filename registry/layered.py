@@ -16,9 +16,19 @@ from typing_extensions import override
 
 from registry.artifacts import ArtifactFolder
 from registry.database import Database
-from registry.errors import RecordNotFound, RegistryError
+from registry.digest import short
+from registry.errors import (
+    AmbiguousId,
+    RecordNotFound,
+    RegistryCorrupt,
+    RegistryError,
+    RegistryTooNew,
+    TunerError,
+    UntrustedArtifact,
+)
 from registry.record import ArtifactRef, Trial
 from registry.records import StoredRecord
+from registry.rows import only_match
 from registry.signing import Signature, SigningKeys
 from registry.store import Registry
 from registry.studies import StudyRow
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from registry.inventory import ModelInventory
     from registry.timing import TimingKey
     from registry.timings import StoredTiming
+    from registry.verification import Verification
 
 Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
@@ -64,8 +75,9 @@ class LayeredRegistry(Registry):
 
     @override
     def record(self, id_prefix: str) -> StoredRecord:
-        own, base = self._own, self._base
-        return _first(lambda: own.record(id_prefix), lambda: base.record(id_prefix))
+        return self._named(
+            id_prefix, lambda of: of.record(id_prefix), lambda found: found.record.id, "record"
+        )
 
     @override
     def revoked_reason(self, record_id: str) -> str | None:
@@ -82,8 +94,17 @@ class LayeredRegistry(Registry):
 
     @override
     def study(self, id_prefix: str) -> StudyRow:
-        own, base = self._own, self._base
-        return _first(lambda: own.study(id_prefix), lambda: base.study(id_prefix))
+        """Where the base cannot tell, as where it has none: most studies are one's own."""
+
+        def of(registry: Registry) -> StudyRow:
+            if registry is self._own:
+                return registry.study(id_prefix)
+            found = self._of_base(lambda: _if_there(lambda: registry.study(id_prefix)))
+            if found is None:
+                raise RecordNotFound(f"there is no study {id_prefix}")
+            return found
+
+        return self._named(id_prefix, of, lambda found: found.id, "study")
 
     @override
     def trials(self, study_id: str) -> tuple[Trial, ...]:
@@ -100,13 +121,31 @@ class LayeredRegistry(Registry):
 
     @override
     def revoke(self, record_id: str, *, reason: str, now: datetime) -> str:
-        """Here: of the base nothing is changed, and its record is not seen any more."""
-        return self._own.revoke(self._taken_over(record_id, now), reason=reason, now=now)
+        """Here: of the base nothing is changed, and its record is not seen any more. Of the own
+        one, what cannot be read can be revoked too."""
+        try:
+            found = self.record(record_id)
+        except (RegistryCorrupt, RegistryTooNew) as unreadable:
+            try:
+                return self._own.revoke(record_id, reason=reason, now=now)
+            except RecordNotFound:
+                raise unreadable from None
+        return self._own.revoke_foreign(found, reason=reason, now=now)
 
     @override
     def pin(self, record_id: str, *, now: datetime) -> str:
         """Here: the base's record is taken over for it."""
         return self._own.pin(self._taken_over(record_id, now), now=now)
+
+    @override
+    def note_verification(self, found: Verification) -> None:
+        """Here: the base's record is taken over for it. Where it cannot be, that is told in
+        `notes`: the run it came of is kept as a study all the same."""
+        try:
+            self._taken_over(found.record, found.verified_at)
+            self._own.note_verification(found)
+        except (RegistryError, UntrustedArtifact) as error:
+            self._tell(f"what came of running record {short(found.record)} is not kept", error)
 
     @override
     def inventory(self, key: str) -> ModelInventory | None:
@@ -153,30 +192,69 @@ class LayeredRegistry(Registry):
         return tuple(item for item in found if item.record.key.digest not in known)
 
     def _taken_over(self, record_id: str, now: datetime) -> str:
-        """The record's id, once it is in the own registry. Raises RecordNotFound."""
-        from registry.transfer import copy, parcels
+        """The record's id, once it is in the own registry. Raises RecordNotFound, and what keeps
+        its artifacts from being copied."""
+        from registry.transfer import parcels, take
 
         found = self.record(record_id)
         if not self.known_keys([found.record.key.digest]):
-            copy(self._base, self._own, parcels(self._base, record_ids=[found.record.id]), now=now)
+            for parcel in parcels(self._base, record_ids=[found.record.id]):
+                take(self._base, self._own, parcel, now)
         return found.record.id
 
+    def _named(
+        self,
+        prefix: str,
+        read: Callable[[Registry], Value],
+        name: Callable[[Value], str],
+        what: str,
+    ) -> Value:
+        """The one value of both whose id begins with `prefix`. Raises RecordNotFound, and
+        AmbiguousId where each has another."""
+        own = _first(lambda: read(self._own), lambda: read(self._base))
+        if name(own) != prefix:
+            other = self._of_base(lambda: _if_there(lambda: read(self._base)))
+            only_match(
+                sorted({name(item) for item in (own, other) if item is not None}), prefix, what
+            )
+        return own
+
     def _of_base(self, read: Callable[[], Value]) -> Value | None:
+        """None where the base cannot tell, for whatever reason it gives."""
         try:
             return read()
-        except RegistryError as error:
-            logger.warning("base registry: %s", error.message)
-            self._problems[f"base registry: {error.message}"] = None
+        except AmbiguousId:
+            raise
+        except TunerError as error:
+            self._tell("base registry", error)
             return None
+
+    def _tell(self, what: str, error: TunerError) -> None:
+        logger.warning("%s: %s", what, error.message)
+        self._problems[f"{what}: {error.message}"] = None
 
 
 def _first(own: Callable[[], Value], base: Callable[[], Value]) -> Value:
-    """What the own one does not have comes from the base, whose trouble is none of what was asked:
-    then it is missing."""
+    """What the own one does not have comes from the base. Where neither has it, the own one's
+    error is told."""
     try:
         return own()
+    except AmbiguousId:
+        raise
     except RecordNotFound as missing:
         try:
             return base()
-        except RegistryError as error:
-            raise missing from error
+        except AmbiguousId:
+            raise
+        except RecordNotFound:
+            raise missing from None
+
+
+def _if_there(read: Callable[[], Value]) -> Value | None:
+    """None where it is not there; several are an error."""
+    try:
+        return read()
+    except AmbiguousId:
+        raise
+    except RecordNotFound:
+        return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -13,28 +14,34 @@ from registry.digest import canonical_json, short
 from registry.errors import InvalidInput, RegistryConflict
 from registry.record import ArtifactRef, TuningRecord
 from registry.records import derived_columns
-from registry.rows import sealed_bytes, to_time
+from registry.rows import AnyRow, from_time, sealed_bytes, to_time
 from registry.schema import ARTIFACTS, RECORD_ARTIFACTS, RECORD_READER, RECORDS
 from registry.signing import ArtifactStatement, Signer
 
 MOST = 2**63 - 1
 """The largest integer of a database."""
 
+AHEAD = timedelta(minutes=15)
+"""How far another machine's clock may be ahead of this one's."""
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of one record, made and signed before the write lock is taken."""
+    """The rows of one record, made and signed before the write lock is taken. `came` says that
+    it was made elsewhere, and that an older one may come after a newer."""
 
     record: TuningRecord
     columns: dict[str, Any]
     artifacts: tuple[dict[str, Any], ...]
+    came: bool
 
 
 def prepare(record: TuningRecord, signer: Signer | None, body: bytes | None = None) -> Prepared:
     """`body` is the record as its maker wrote it, where that was elsewhere: its signature is over
     these very bytes. Raises InvalidInput where the record contradicts its own key, cannot be read
-    back, or holds a number that no database does."""
+    back, was made at a time without a zone, or holds a number that no database does."""
     check_key(record)
+    to_time(record.created_at)
     sealed_body = sealed_bytes(canonical_json(record) if body is None else body)
     if TuningRecord.model_validate_json(sealed_body["body"]).id != record.id:
         raise InvalidInput(f"record {short(record.id)} does not survive a round trip as JSON")
@@ -47,7 +54,7 @@ def prepare(record: TuningRecord, signer: Signer | None, body: bytes | None = No
         "status": "current",
     }
     artifacts = tuple(_artifact_row(record, item, signer) for item in record.artifacts)
-    return Prepared(record, columns, artifacts)
+    return Prepared(record, columns, artifacts, came=body is not None)
 
 
 def _columns(record: TuningRecord) -> dict[str, Any]:
@@ -66,18 +73,45 @@ def _columns(record: TuningRecord) -> dict[str, Any]:
     return columns
 
 
-def publish(connection: Connection, prepared: Sequence[Prepared], now: datetime) -> None:
-    """Within the caller's write transaction. Raises InvalidInput and
-    RegistryConflict."""
+def publish(connection: Connection, prepared: Sequence[Prepared], now: datetime) -> tuple[str, ...]:
+    """Within the caller's write transaction. Ids of those that are there then: what came and is
+    older than another of its key, whatever became of that one, is not taken. Raises InvalidInput,
+    also for what came from the future, and RegistryConflict."""
     _check_distinct(prepared)
-    newest = connection.scalar(select(func.max(RECORDS.c.publication)))
     for item in prepared:
-        _insert(connection, item, (newest or 0) + 1, to_time(now))
+        _check_time(item, now)
+    newest = connection.scalar(select(func.max(RECORDS.c.publication)))
+    publication, published_at = (newest or 0) + 1, to_time(now)
+    taken = [item for item in prepared if _insert(connection, item, publication, published_at)]
+    return tuple(item.record.id for item in taken)
 
 
-def _insert(connection: Connection, item: Prepared, publication: int, now: str) -> None:
+def keep_unserved(connection: Connection, item: Prepared, now: datetime) -> None:
+    """A record of a base, out of service here and without its artifacts, so that something can be
+    said of it. Raises RegistryConflict."""
     if _is_there(connection, item):
         return
+    newest = connection.scalar(select(func.max(RECORDS.c.publication)))
+    row = {**item.columns, "status": "superseded", "publication": (newest or 0) + 1}
+    connection.execute(insert(RECORDS).values(**row, published_at=to_time(now)))
+
+
+def _check_time(item: Prepared, now: datetime) -> None:
+    """No newer record would ever come after one from the future."""
+    if item.came and item.record.created_at > now + AHEAD:
+        raise InvalidInput(
+            f"record {short(item.record.id)} was made at {item.record.created_at.isoformat()}, "
+            f"which is later than now, {now.isoformat(timespec='seconds')}",
+            hint="Set the clocks of both machines.",
+        )
+
+
+def _insert(connection: Connection, item: Prepared, publication: int, now: str) -> bool:
+    """Whether it is there now."""
+    if _is_there(connection, item):
+        return True
+    if item.came and _is_outdated(connection, item):
+        return False
     _check_artifacts(connection, item.record)
     same_key = (RECORDS.c.key_digest == item.columns["key_digest"], RECORDS.c.status == "current")
     # The foreign key is deferred to the commit: the new row follows, and two current rows of one
@@ -90,6 +124,25 @@ def _insert(connection: Connection, item: Prepared, publication: int, now: str) 
     )
     for row in item.artifacts:
         connection.execute(insert(RECORD_ARTIFACTS).values(**row))
+    return True
+
+
+def _is_outdated(connection: Connection, item: Prepared) -> bool:
+    """Whether a record of its key was made later, in service or not, and also where this release
+    cannot read it."""
+    query = select(RECORDS.c.id, RECORDS.c.body, RECORDS.c.published_at).where(
+        RECORDS.c.key_digest == item.columns["key_digest"]
+    )
+    return any(_made_at(row) > item.record.created_at for row in connection.execute(query))
+
+
+def _made_at(row: AnyRow) -> datetime:
+    """Where the body does not say it, it was at the latest when it was published."""
+    try:
+        made_at = datetime.fromisoformat(json.loads(row.body)["created_at"])
+    except (ValueError, TypeError, KeyError):
+        return from_time(row.published_at, f"record {row.id}")
+    return made_at if made_at.tzinfo is not None else made_at.replace(tzinfo=UTC)
 
 
 def _is_there(connection: Connection, item: Prepared) -> bool:

@@ -12,7 +12,13 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Column, Connection, Row, insert, update
 
 from registry.digest import canonical_json
-from registry.errors import InvalidInput, RecordNotFound, RegistryCorrupt, RegistryTooNew
+from registry.errors import (
+    AmbiguousId,
+    InvalidInput,
+    RecordNotFound,
+    RegistryCorrupt,
+    RegistryTooNew,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -119,12 +125,12 @@ def prefix_range(prefix: str, what: str) -> tuple[str, str]:
 
 
 def only_match(ids: list[str], prefix: str, what: str) -> str:
-    """Raises RecordNotFound where none or more than one id starts with `prefix`."""
+    """Raises RecordNotFound where no id starts with `prefix`, AmbiguousId where several do."""
     if len(ids) == 1:
         return ids[0]
     if not ids:
         raise RecordNotFound(f"there is no {what} {prefix}", hint="`tuner history` lists the ids.")
-    raise RecordNotFound(
+    raise AmbiguousId(
         f"{prefix} could be {' or '.join(found[:16] for found in sorted(ids))}",
         hint=f"Give more digits of the {what}'s id.",
     )

@@ -27,7 +27,13 @@ from registry.errors import InvalidInput, RecordNotFound, RegistryError
 from registry.plan import PLAN_FORMAT
 from registry.record import ArtifactKind, ArtifactRef, Trial, TuningRecord
 from registry.records import Page, StoredRecord, Wanted
-from registry.signing import ArtifactStatement, Signature, Signer, SigningKeys
+from registry.signing import (
+    ArtifactStatement,
+    GivenSignatures,
+    Signature,
+    Signer,
+    SigningKeys,
+)
 from registry.sqlite_database import SqliteDatabase
 from registry.studies import StudyBody, StudyEnd, StudyEndStatus, StudyRow
 from registry.workload import ModelRef, Workload
@@ -170,13 +176,14 @@ class Registry:
         lease: Lease | None = None,
         bodies: Sequence[bytes] | None = None,
     ) -> tuple[str, ...]:
-        """All of them or none; their ids in the same order.
+        """All of them or none; the ids of those that are there then, in the same order.
 
         The current record of the same key is superseded. With `keys` the records and their
         artifacts are signed. With `end` the study ends in the same transaction. With `lease`,
         that of the job this is done for, nothing happens unless it still holds. Publishing a
         record again changes nothing. `bodies` are the records' bytes as their maker wrote them,
-        where that was elsewhere. Raises InvalidInput where a record contradicts its own key,
+        where that was elsewhere: then one that is older than another of its key is not taken, and
+        one from the future is refused. Raises InvalidInput where a record contradicts its own key,
         RegistryConflict where an artifact is missing, LeaseLost.
         """
         prepared = [
@@ -188,10 +195,10 @@ class Registry:
                 from registry import leases
 
                 leases.require(connection, lease)
-            publishing.publish(connection, prepared, now)
+            published = publishing.publish(connection, prepared, now)
             if end is not None:
                 studies.end(connection, end, now)
-        return tuple(record.id for record in new_records)
+        return published
 
     def candidates(
         self,
@@ -267,6 +274,17 @@ class Registry:
         """Take a record out of service for good; nothing takes its place. The id."""
         with self._database.write() as connection:
             return versions.revoke(connection, record_id, reason, now)
+
+    def revoke_foreign(self, stored: StoredRecord, *, reason: str, now: datetime) -> str:
+        """As `revoke`, of a record of another registry: its artifacts are not needed for it."""
+        record, signature = stored.record, stored.signature
+        given = (
+            {} if signature is None or stored.statement is None else {stored.statement: signature}
+        )
+        prepared = publishing.prepare(record, GivenSignatures(given), stored.body)
+        with self._database.write() as connection:
+            publishing.keep_unserved(connection, prepared, now)
+            return versions.revoke(connection, record.id, reason, now)
 
     def revoked_reason(self, record_id: str) -> str | None:
         """Why a record was taken out of service, damaged or not; None where it was not. Raises

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.digest import digest
+from registry.errors import InvalidInput
 from tuner import catalog
 from tuner.shapes import require_factor
 
@@ -77,18 +78,26 @@ def _is_shipped_one(model: ModelSpec, name: str) -> bool:
 
 
 def inventories_of(registry: Registry, models: Iterable[ModelRef]) -> dict[str, ModelInventory]:
-    """Of models that have the same name on another machine, by their keys: not of local folders."""
-    from tuner.models import resolve_model
-
+    """Of models that have the same name on another machine, by their keys: not of local folders,
+    nor of models that this release does not know, of which records may come from elsewhere."""
     found = {}
     for ref in set(models):
-        if ref.source == "local":
+        spec = None if ref.source == "local" else _known_model(ref)
+        if spec is None:
             continue
-        spec = resolve_model(ref.name, weights=ref.weights, revision=ref.revision, folders=False)
         kept = registry.inventory(inventory_key(spec))
         if kept is not None:
             found[inventory_key(spec)] = kept
     return found
+
+
+def _known_model(ref: ModelRef) -> ModelSpec | None:
+    from tuner.models import resolve_model
+
+    try:
+        return resolve_model(ref.name, weights=ref.weights, revision=ref.revision, folders=False)
+    except InvalidInput:
+        return None
 
 
 def counted_inventory(

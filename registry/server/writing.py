@@ -74,7 +74,9 @@ class Writing:
         return routes
 
     async def publish(self, sent: Publication, request: Request) -> Published:
-        """Put records into service, all or none. A record that is there already changes nothing."""
+        """Put records into service, all or none; the ids of those that are there then. A record
+        that is there already changes nothing, and one that is older than another of its key,
+        whatever became of that one, is not taken."""
         raw = json.loads(await request.body())["records"]
         bodies = [canonical_json(record) for record in raw]
         ids = await to_thread.run_sync(self._publisher.publish, sent, bodies, self._now())

@@ -299,6 +299,25 @@ def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [path.exists() for path in sizes] == [False, True, True]
 
 
+def test_what_was_sent_is_kept_within_the_same_bounds(
+    service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_registry, "ARTIFACT_BYTES_KEPT", 10)
+    registry = opened(service, tmp_path / "cache")
+    for data in (b"12345678", b"abcdefgh"):
+        registry.put_artifact("compile_cache", data)
+    assert len(list(registry._artifacts.files())) == 1
+
+
+def test_what_was_begun_long_ago_is_removed(service: Served, tmp_path: Path) -> None:
+    options = Opening(tmp_path / "cache", service.secrets["read"])
+    registry = open_registry(service.url, opening=options)
+    old, new = (registry._artifacts.temporary() for _ in range(2))
+    os.utime(old, (0, 0))
+    open_registry(service.url, opening=options)
+    assert list(registry._artifacts.temporaries()) == [new]
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(service: Served, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     registry = opened(service, tmp_path / "cache")

@@ -6,10 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from registry.client import open_registry
-from registry.errors import InvalidInput, RecordNotFound, RegistryMissing, RegistryReadOnly
+from registry.errors import (
+    AmbiguousId,
+    InvalidInput,
+    RecordNotFound,
+    RegistryCorrupt,
+    RegistryMissing,
+    RegistryReadOnly,
+)
 from registry.location import Opening
+from registry.schema import STUDIES
 from registry.signing import SigningKeys
 from registry.store import Registry
 from tests.registry import samples
@@ -131,8 +140,92 @@ def test_a_base_that_cannot_be_read_is_told_and_done_without(
     base.path.write_bytes(b"no database" * 1000)
     assert ids(registry) == {samples.record().id}
     assert "base registry" in registry.notes[0]
-    with pytest.raises(RecordNotFound):
+    assert registry.record(samples.record().id[:8]).record == samples.record()
+    with pytest.raises(RegistryCorrupt):
         registry.record("f" * 64)
+    with pytest.raises(RecordNotFound):
+        registry.study("f" * 32)
+    own = begin(registry, "own")
+    assert registry.study(own.id[:8]) == own
+
+
+def test_a_base_that_is_not_there_hides_nothing(
+    registry: Registry, empty: Path, tmp_path: Path
+) -> None:
+    """And it is seen once it is there."""
+    registry.publish([samples.record()], now=NOW)
+    late = tmp_path / "late" / "registry.sqlite3"
+    opening = Opening(tmp_path / "cache", base=str(late))
+    over = open_registry(registry.path, create=False, opening=opening)
+    assert ids(over) == {samples.record().id}
+    assert over.inventory("key") is None
+    assert str(late) in over.notes[0]
+    late.parent.mkdir()
+    shutil.copy(empty, late)
+    open_registry(late).publish([samples.record(threads=2)], now=NOW)
+    assert ids(over) == {samples.record().id, samples.record(threads=2).id}
+
+
+def test_a_base_may_say_anything(
+    base: Registry, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.publish([samples.record()], now=NOW)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidInput("model_name: too long")
+
+    monkeypatch.setattr(registry._base, "candidates", refuse)  # type: ignore[attr-defined]
+    assert ids(registry) == {samples.record().id}
+    assert registry.notes == ("base registry: model_name: too long",)
+
+
+def test_what_the_base_lost_can_be_revoked_and_says_why_it_is_not_pinned(
+    base: Registry, registry: Registry, tmp_path: Path
+) -> None:
+    artifact = base.put_artifact("compile_cache", b"compiled")
+    record = samples.record(artifacts=(artifact,))
+    base.publish([record], now=NOW, keys=SigningKeys(tmp_path / "keys"))
+    base.artifact_path(artifact).unlink()
+    with pytest.raises(RegistryCorrupt, match=artifact.sha256):
+        registry.pin(record.id, now=NOW)
+    registry.note_verification(samples.verification(record))
+    assert "is not kept" in registry.notes[0]
+    assert registry.revoke(record.id[:8], reason="black pictures", now=NOW) == record.id
+    assert ids(registry) == set()
+    assert registry.revoked_reason(record.id) == "black pictures"
+    assert registry.record(record.id).signature == base.record(record.id).signature
+    assert registry.check() == []
+
+
+def test_what_came_of_running_a_record_of_the_base_is_kept_here(
+    base: Registry, registry: Registry
+) -> None:
+    base.publish([samples.record()], now=NOW)
+    found = samples.verification(samples.record(), "slower")
+    registry.note_verification(found)
+    assert registry.record(samples.record().id).verification == found
+    assert base.record(samples.record().id).verification is None
+    assert registry.notes == ()
+
+
+def test_digits_are_told_apart_over_both(base: Registry, registry: Registry) -> None:
+    own, theirs = "ab12cd" + "0" * 58, "ab12ce" + "0" * 58
+    for one, name in ((registry, own), (base, theirs)):
+        one.publish([samples.record()], now=NOW)
+        study = begin(one, name)
+        with one._database.write() as connection:
+            connection.execute(update(STUDIES).where(STUDIES.c.id == study.id).values(id=name[:32]))
+    with pytest.raises(AmbiguousId, match=f"{own[:16]} or {theirs[:16]}"):
+        registry.study("ab12")
+    assert registry.study("ab12cd").id == own[:32]
+    assert registry.study("ab12ce").id == theirs[:32]
+    begin(registry, "another")
+    with registry._database.write() as connection:
+        connection.execute(
+            update(STUDIES).where(STUDIES.c.id != own[:32]).values(id="ab12cd1" + "0" * 25)
+        )
+    with pytest.raises(AmbiguousId):
+        registry.study("ab12cd")
 
 
 def test_a_base_may_be_served(base: Registry, path: Path, tmp_path: Path) -> None:
@@ -150,5 +243,6 @@ def test_a_base_may_be_served(base: Registry, path: Path, tmp_path: Path) -> Non
 def test_what_cannot_be_layered_is_told(opening: Opening, path: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot lie over a base"):
         open_registry("https://registry.example.com", opening=opening)
-    with pytest.raises(RegistryMissing):
-        open_registry(path, opening=Opening(tmp_path, base=str(tmp_path / "nowhere")))
+    nowhere = Opening(tmp_path, base=str(tmp_path / "nowhere"))
+    with pytest.raises(RegistryMissing, match="nowhere"):
+        open_registry(path, create=False, opening=nowhere)

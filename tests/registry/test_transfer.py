@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from registry.bundle import import_bundle, write_bundle
 from registry.client import open_registry
 from registry.errors import InvalidInput, RecordNotFound, RegistryReadOnly, UntrustedArtifact
 from registry.location import Opening
 from registry.record import ArtifactRef, TuningRecord
+from registry.schema import RECORDS
 from registry.server.app import Options
 from registry.signing import SigningKeys
 from registry.store import Registry
-from registry.transfer import Transferred, copy, parcels
+from registry.transfer import Transferred, copy, deliver, parcels
 from tests.registry import samples
 from tests.registry.samples import NOW, later
 from tests.registry.server.serving import served
@@ -77,6 +79,35 @@ def test_the_newer_of_a_key_stays_and_what_was_revoked_does_not_come_back(two: T
     assert [found.record.id for found in two.target.candidates()] == [newer.id]
 
 
+def test_nothing_older_comes_back_for_what_was_revoked(two: Two) -> None:
+    newer = samples.record(minutes=5)
+    two.target.publish([newer], now=NOW)
+    two.target.revoke(newer.id, reason="black pictures", now=NOW)
+    assert two.copy() == Transferred((two.unsigned.id,), known=1)
+    assert [found.record.id for found in two.target.candidates()] == [two.unsigned.id]
+
+
+def test_the_target_decides_when_it_publishes(two: Two) -> None:
+    """By what another process published in between, and by what this release cannot read."""
+    newer = samples.record(minutes=5)
+    two.target.publish([newer], now=later(5))
+    with two.target._database.write() as connection:
+        connection.execute(update(RECORDS).values(minimum_reader=99))
+    assert two.target.history() == ()
+    assert two.copy() == Transferred((two.unsigned.id,), known=1)
+    with two.target._database.write() as connection:
+        connection.execute(update(RECORDS).values(body=b"{", minimum_reader=1))
+    first = parcels(two.source)[0]
+    assert not deliver(two.target, first, NOW)
+
+
+def test_what_comes_from_the_future_is_left_out(two: Two) -> None:
+    two.source.publish([samples.record(minutes=60, threads=3)], now=NOW)
+    done = copy(two.source, two.target, parcels(two.source), now=NOW)
+    assert done.new == (two.signed.id, two.unsigned.id)
+    assert "later than now" in done.left_out[0]
+
+
 def test_what_is_lost_at_the_source_is_left_out(two: Two) -> None:
     two.source.artifact_path(two.artifact).unlink()
     done = two.copy()
@@ -92,8 +123,15 @@ def test_records_are_chosen_by_name_or_model(two: Two) -> None:
     assert [item.id for item in named] == [two.signed.id]
     assert parcels(two.source)[-1].id == other.id
     two.source.revoke(other.id, reason="bad", now=NOW)
+    twice = parcels(two.source, record_ids=[two.signed.id[:8], two.signed.id])
+    assert [item.id for item in twice] == [two.signed.id]
     with pytest.raises(RecordNotFound, match="is revoked"):
         parcels(two.source, record_ids=[other.id])
+
+
+def test_what_is_named_is_all_that_is_read(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Registry, "candidates")
+    assert [item.id for item in parcels(two.source, record_ids=[two.signed.id])] == [two.signed.id]
 
 
 def test_to_a_service_and_back(two: Two, tmp_path: Path) -> None:
@@ -138,6 +176,28 @@ def test_a_bundle_by_a_stranger_is_not_read(two: Two, bundle: Path, tmp_path: Pa
     with pytest.raises(UntrustedArtifact, match="not trusted here"):
         import_bundle(bundle, two.target, keys=SigningKeys(tmp_path / "other"), now=NOW)
     assert two.target.history() == ()
+
+
+def test_what_is_lost_is_left_out_of_a_bundle(two: Two, tmp_path: Path) -> None:
+    two.source.artifact_path(two.artifact).unlink()
+    path, found = tmp_path / "some.bundle", parcels(two.source)
+    done = write_bundle(path, two.source, found, keys=two.keys, now=NOW, inventories={})
+    assert (done.new, len(done.left_out)) == ((two.unsigned.id,), 1)
+    assert import_bundle(path, two.target, keys=two.keys, now=NOW).new == (two.unsigned.id,)
+    with pytest.raises(InvalidInput, match="no record to export"):
+        write_bundle(path, two.source, found[:1], keys=two.keys, now=NOW, inventories={})
+
+
+def test_a_bundle_into_a_service_leaves_out_what_it_refuses(
+    two: Two, bundle: Path, tmp_path: Path
+) -> None:
+    with served(two.target.path, tmp_path / "service", Options()) as service:
+        service.keys.trust("maker", two.keys.public_key.public_key)
+        options = Opening(tmp_path / "cache", service.secrets["publish"])
+        remote = open_registry(service.url, opening=options)
+        done = import_bundle(bundle, remote, keys=two.keys, now=NOW)
+    assert done.new == (two.signed.id,)
+    assert "not signed" in done.left_out[0]
 
 
 def test_nothing_is_no_bundle(two: Two, tmp_path: Path) -> None:
@@ -212,6 +272,39 @@ def test_a_bundle_that_was_changed_is_refused(
     assert two.target.history() == ()
     new = {path for path in bundle.parent.rglob("*") if path.is_file()} - before
     assert {path.parent.parent for path in new} <= {Path(f"{two.target.path}.artifacts")}
+
+
+def header(kind: bytes, size_bytes: int, name: str = "manifest.json") -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size_bytes
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        header(tarfile.GNUTYPE_LONGNAME, 600 << 20),
+        header(tarfile.XGLTYPE, 0) * 5000,
+        header(tarfile.XHDTYPE, 0) * 5000,
+        header(tarfile.GNUTYPE_SPARSE, 512),
+        header(tarfile.REGTYPE, 1 << 70),
+        header(tarfile.REGTYPE, -512),
+    ],
+    ids=["a long name", "global headers", "headers", "a sparse file", "too long", "negative"],
+)
+def test_a_header_before_the_signature_does_no_harm(two: Two, bundle: Path, head: bytes) -> None:
+    bundle.write_bytes(head + bundle.read_bytes())
+    with pytest.raises(InvalidInput):
+        import_bundle(bundle, two.target, keys=two.keys, now=NOW)
+
+
+def test_a_larger_artifact_is_not_written(
+    two: Two, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewritten(bundle, lambda members: [*members[:2], (members[2][0], bytes(1 << 20))])
+    monkeypatch.delattr(Registry, "incoming_artifact")
+    with pytest.raises(InvalidInput, match="other bytes"):
+        import_bundle(bundle, two.target, keys=two.keys, now=NOW)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6])

@@ -15,10 +15,17 @@ from registry.environment import Runtime
 from registry.errors import InvalidInput
 from registry.inventory import ModelInventory, ShapeProfile
 from registry.store import Registry
-from registry.workload import Shape, Workload
+from registry.workload import ModelRef, Shape, Workload
+from tests.registry import samples
 from tuner import catalog
 from tuner.hub_cache import CachedWeights
-from tuner.inventories import counted_inventory, inventory_key, known_inventory, known_weights
+from tuner.inventories import (
+    counted_inventory,
+    inventories_of,
+    inventory_key,
+    known_inventory,
+    known_weights,
+)
 from tuner.model_spec import ModelSpec
 from tuner.models import resolve_model
 
@@ -206,3 +213,11 @@ def folder(path: Path, class_name: str = "FluxPipeline") -> ModelSpec:
 def test_a_shipped_model_has_no_revisions() -> None:
     with pytest.raises(InvalidInput, match=r"'v2'.*shapes-flux"):
         resolve_model("shapes-flux", revision="v2")
+
+
+def test_a_model_that_nobody_knows_here_keeps_no_other_back(registry: Registry) -> None:
+    tiny = resolve_model("tiny-flux", weights="random")
+    registry.put_inventory(inventory_key(tiny), samples.inventory(), samples.NOW)
+    strange = ModelRef(name="of a later release", source="catalog", weights="random")
+    found = inventories_of(registry, [strange, tiny.ref])
+    assert found == {inventory_key(tiny): samples.inventory()}

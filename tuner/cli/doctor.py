@@ -82,17 +82,19 @@ def _unusable(detection: Detection) -> tuple[str, ...]:
 
 
 def _registry_problem(settings: Settings) -> tuple[str, ...]:
-    """What hinders opening it; one that is not there yet is made by the first run."""
+    """What hinders opening it, or its base; one that is not there yet is made by the first run."""
     from registry.client import open_registry
     from registry.errors import RegistryError, RegistryMissing
 
     try:
-        open_registry(settings.registry, create=False, opening=settings.opening)
+        found = open_registry(settings.registry, create=False, opening=settings.opening)
+        if settings.opening.base is not None:
+            found.studies(limit=1)  # has the base opened
     except RegistryMissing:
         return ()
     except RegistryError as error:
         return (str(error),)
-    return ()
+    return found.notes
 
 
 def _folder_problems(settings: Settings) -> Iterator[str]:

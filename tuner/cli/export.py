@@ -9,7 +9,7 @@ import click
 
 from tuner.cli.opening import opened_alone, settings_for
 from tuner.cli.options import registry_option
-from tuner.cli.transfers import chosen, chosen_records
+from tuner.cli.transfers import chosen, chosen_records, tell_left_out
 from tuner.units import how_many
 
 
@@ -19,7 +19,7 @@ from tuner.units import how_many
 @registry_option()
 def command(
     file: Path, record_ids: tuple[str, ...], model: str | None, registry_url: str | None
-) -> None:
+) -> int:
     """Write records in service, with their artifacts, to FILE, signed with this user's key.
 
     `tuner import` takes it in on a machine that trusts the key (`tuner keys show`, `tuner keys
@@ -31,5 +31,8 @@ def command(
     source = opened_alone(registry_url)
     found, inventories = chosen(source, record_ids, model)
     keys = SigningKeys(settings_for(registry_url).config_dir)
-    write_bundle(file, source, found, keys=keys, now=datetime.now(UTC), inventories=inventories)
-    click.echo(f"{how_many(len(found), 'record')} written to {file}")
+    done = write_bundle(
+        file, source, found, keys=keys, now=datetime.now(UTC), inventories=inventories
+    )
+    click.echo(f"{how_many(len(done.new), 'record')} written to {file}")
+    return tell_left_out(done)

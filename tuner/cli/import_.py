@@ -20,7 +20,7 @@ def command(file: Path, as_json: bool, registry_url: str | None) -> int:
     """Take records with their artifacts from FILE, which `tuner export` wrote.
 
     It must be signed by a key that is trusted here, else nothing of it is read: exit code 8. A
-    record that is known here, or older than what is in service here, changes nothing.
+    record that is known here, or older than another of its key, changes nothing.
     """
     from registry.bundle import import_bundle
     from registry.signing import SigningKeys

@@ -23,7 +23,7 @@ def command(
 ) -> int:
     """Take records in service, with artifacts and signatures, from another registry.
 
-    A record that is known here, or older than what is in service here, changes nothing. Artifacts
+    A record that is known here, or older than another of its key, changes nothing. Artifacts
     are used only where a key that is trusted here signed them.
     """
     source, target = opened_alone(source_url), opened_alone(registry_url, create=True)

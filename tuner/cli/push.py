@@ -23,7 +23,7 @@ def command(
 ) -> int:
     """Put records in service, with artifacts and signatures, into another registry as well.
 
-    A record that is known there, or older than what is in service there, changes nothing.
+    A record that is known there, or older than another of its key, changes nothing.
     """
     source, target = opened_alone(registry_url), opened_alone(target_url)
     done = sent(source, target, record_ids, model)

@@ -43,12 +43,13 @@ def command(
 
 
 def find(registry: Registry, name: str) -> StoredRecord | StudyRow:
-    """The record of that id or prefix, else the study. Raises RecordNotFound."""
-    from registry.errors import RecordNotFound
+    """The record of that id or prefix, else the study. Raises RecordNotFound, and what kept the
+    record from being read where there is no study either."""
+    from registry.errors import RecordNotFound, RegistryError
 
     try:
         return registry.record(name)
-    except RecordNotFound as no_record:
+    except RegistryError as no_record:
         try:
             return registry.study(name)
         except RecordNotFound:

@@ -65,8 +65,13 @@ def report(done: Transferred, as_json: bool) -> int:
     """Exit code 1 where something was left out."""
     if as_json:
         print_json(done)
-    else:
-        click.echo(f"{len(done.new)} new, {done.known} already there")
-        for reason in done.left_out:
-            click.echo(f"left out: {reason}", err=True)
+        return 1 if done.left_out else 0
+    click.echo(f"{len(done.new)} new, {done.known} already there")
+    return tell_left_out(done)
+
+
+def tell_left_out(done: Transferred) -> int:
+    """Exit code 1 where something was left out."""
+    for reason in done.left_out:
+        click.echo(f"left out: {reason}", err=True)
     return 1 if done.left_out else 0

@@ -22,9 +22,7 @@ from registry.errors import (
     Interrupted,
     InvalidInput,
     LeaseLost,
-    RecordNotFound,
-    RegistryCorrupt,
-    RegistryTooNew,
+    RegistryError,
     TunerError,
 )
 from registry.jobs import JobBody
@@ -115,12 +113,13 @@ class Work:
         return message + (change_since(before[0], outcome.best) if before else "")
 
     def _before(self, body: JobBody) -> tuple[TuningRecord, ...]:
-        """The records that were named to be measured first; one that is gone is left out."""
+        """The records that were named to be measured first; one that is gone, or that
+        cannot be read now, is left out."""
         found = []
         for record_id in body.first:
             try:
                 found.append(self._registry.record(record_id).record)
-            except (RecordNotFound, RegistryCorrupt, RegistryTooNew) as error:
+            except RegistryError as error:
                 self._say(f"not measured first: {error.message}")
         return tuple(found)
 

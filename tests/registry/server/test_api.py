@@ -57,6 +57,18 @@ def test_a_record_is_published_and_found(fresh: Served) -> None:
     fresh.keys.verify(stored.statement, stored.signature)
 
 
+def test_an_older_record_does_not_replace_a_newer(fresh: Served) -> None:
+    older, newer = samples.record(), samples.record(minutes=5)
+    with fresh.client("publish") as client:
+        client.post("/v1/records", json=publication(fresh.keys, newer))
+        sent = client.post("/v1/records", json=publication(fresh.keys, older))
+        future = samples.record(minutes=60)
+        refused = client.post("/v1/records", json=publication(fresh.keys, future))
+    assert (sent.status_code, sent.json()) == (201, {"ids": []})
+    assert (refused.status_code, refused.json()["kind"]) == (422, "InvalidInput")
+    assert [found.record for found in fresh.registry.history()] == [newer]
+
+
 def test_what_another_release_wrote_keeps_its_bytes(fresh: Served) -> None:
     """A record without a field that has a default now: its signature is over just these bytes."""
     record = samples.record()

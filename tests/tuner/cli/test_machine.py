@@ -48,6 +48,17 @@ def test_doctor_tells_what_is_missing(
     assert "pip install" in text
 
 
+def test_doctor_tells_of_a_base_that_cannot_be_used(
+    home: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, base = tmp_path / "own.sqlite3", tmp_path / "base.sqlite3"
+    open_registry(own)
+    base.write_bytes(b"no database" * 1000)
+    monkeypatch.setenv("TUNER_REGISTRY_BASE", str(base))
+    assert run(["doctor", "--gpu", "cpu", "--json", "--registry", str(own)]) == 1
+    assert "base registry" in capsys.readouterr().out
+
+
 def test_doctor_tells_of_a_registry_that_cannot_be_used(
     home: Path, capsys: Captured, tmp_path: Path
 ) -> None:

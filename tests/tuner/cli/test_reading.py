@@ -62,6 +62,14 @@ def test_a_record_is_shown_beside_its_baseline(shown: Shown) -> None:
         assert part in text
 
 
+def test_a_study_is_shown_over_a_base_that_cannot_be_read(
+    shown: Shown, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_REGISTRY_BASE", str(tmp_path / "nowhere"))
+    assert shown.data("show", shown.study_id[:8])["id"] == shown.study_id
+    assert "nowhere" in shown.text("show", "f" * 32, code=4)
+
+
 def test_a_record_as_data_reads_back_as_one(shown: Shown) -> None:
     data = shown.data("show", shown.newer)
     assert (data["kind"], data["id"], data["status"]) == ("record", shown.newer, "current")
