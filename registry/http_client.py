@@ -157,9 +157,12 @@ class HttpService:
         return self._client.send(self._client.build_request(method, url, **given), stream=True)
 
     def _unreachable(self, why: Exception | str) -> RegistryUnreachable:
+        """A request that breaks the protocol is told by its kind alone: httpx quotes its headers,
+        in which the token is."""
         self._failed_at_s = self._monotonic_s()
+        quoted = "" if isinstance(why, httpx2.LocalProtocolError) else str(why)
         return RegistryUnreachable(
-            f"registry {self.url} does not answer ({str(why) or type(why).__name__})",
+            f"registry {self.url} does not answer ({quoted or type(why).__name__})",
             hint="Is it served there (`tuner serve`)? What was fetched before serves meanwhile.",
         )
 
@@ -171,6 +174,7 @@ class HttpService:
             headers=headers,
             timeout=timeout,
             follow_redirects=False,
+            trust_env=self.url.startswith("https:"),  # no proxy may read what passes in the clear
             verify=self.url.startswith("https:"),  # reading certificates costs tens of milliseconds
         )
         weakref.finalize(self, client.close)

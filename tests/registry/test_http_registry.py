@@ -135,6 +135,20 @@ def test_a_token_does_not_pass_in_the_clear(tmp_path: Path) -> None:
     assert "secret" not in repr(options)
 
 
+def test_a_token_is_in_no_message(service: Served, tmp_path: Path) -> None:
+    told = HttpService(service.url, "secret\n", AnswerCache(tmp_path), pause=lambda _: None)
+    with pytest.raises(RegistryUnreachable, match="LocalProtocolError") as raised:
+        told.get("/v1/candidates")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_token_in_the_clear_goes_to_no_proxy(
+    service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert opened(service, tmp_path).candidates() == ()
+
+
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("registry.http_registry", "registry.http_client"):
         monkeypatch.delitem(sys.modules, name)
