@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -66,6 +67,11 @@ class AnswerCache:
             trim(self._folder.iterdir(), most_files=ANSWERS_KEPT)
         except OSError as error:
             logger.info("an answer was not kept in %s: %s", self._folder, error.strerror)
+
+    def renew(self, question: str) -> None:
+        """It is still the newest answer, and among the last to go."""
+        with suppress(OSError):
+            os.utime(self._path(question))
 
     def _path(self, question: str) -> Path:
         return self._folder / sha256_of(question.encode())

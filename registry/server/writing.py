@@ -18,7 +18,7 @@ from registry.server.guard import PUBLISHED
 from registry.server.memory import Fetches
 from registry.signing import ArtifactStatement, GivenSignatures, SigningKeys, statements
 from registry.store import Registry
-from registry.wire import API, Digest, Prefix, Publication, Published, Revocation, Text
+from registry.wire import API, Digest, InventoryKey, Prefix, Publication, Published, Revocation
 
 
 class Publisher:
@@ -103,6 +103,6 @@ class Writing:
         """Count that the record of this id was given out: written down soon."""
         self._fetches.note(record_id)
 
-    def put_inventory(self, key: Annotated[Text, Query()], sent: ModelInventory) -> None:
+    def put_inventory(self, key: Annotated[InventoryKey, Query()], sent: ModelInventory) -> None:
         """Replace what is known of a model."""
         self._registry.put_inventory(key, sent, self._now())
