@@ -12,7 +12,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
 from registry.digest import canonical_json
-from registry.errors import UntrustedArtifact
+from registry.errors import TrustListUnreadable, UntrustedArtifact
 from registry.inventory import ModelInventory
 from registry.server.guard import PUBLISHED
 from registry.server.memory import Fetches
@@ -42,6 +42,8 @@ class Publisher:
             return
         try:
             self._keys.verify(statement, signature)
+        except TrustListUnreadable:
+            raise  # the service's trouble, not the publisher's
         except UntrustedArtifact as error:
             raise UntrustedArtifact(error.message, hint=TRUST_HINT) from error
 

@@ -10,7 +10,7 @@ import pytest
 
 from registry.digest import canonical_json
 from registry.record import ArtifactRef, TuningRecord
-from registry.signing import SigningKeys, statements
+from registry.signing import KEY_FILE, TRUST_FILE, SigningKeys, statements
 from registry.studies import StudyEnd
 from registry.wire import Publication, RecordAnswer, StatementSignature
 from tests.registry import samples
@@ -93,6 +93,30 @@ def test_only_what_a_trusted_key_signed_is_taken(
         answer = client.post("/v1/records", json=sent)
     assert (answer.status_code, answer.json()["kind"]) == (403, "UntrustedArtifact")
     assert fresh.registry.history() == ()
+
+
+def test_a_damaged_list_of_trusted_keys_names_no_folder(fresh: Served) -> None:
+    sent = publication(fresh.keys, samples.record())
+    (key,) = fresh.folder.rglob(KEY_FILE)
+    path = key.with_name(TRUST_FILE)
+    path.write_text("{")
+    try:
+        with fresh.client("publish") as client:
+            answer = client.post("/v1/records", json=sent)
+    finally:
+        path.unlink()
+    assert (answer.status_code, answer.json()["kind"]) == (503, "TrustListUnreadable")
+    assert str(fresh.folder) not in answer.text
+
+
+def test_a_record_without_a_time_zone_is_none(fresh: Served) -> None:
+    sent = publication(fresh.keys, samples.record())
+    naive = sent["records"][0]["created_at"].removesuffix("Z")
+    sent["records"][0]["created_at"] = naive
+    with fresh.client("publish") as client:
+        answer = client.post("/v1/records", json=sent)
+    assert (answer.status_code, answer.json()["kind"]) == (422, "InvalidInput")
+    assert "created_at" in answer.json()["detail"]
 
 
 def test_all_or_none_are_published(fresh: Served) -> None:
