@@ -127,6 +127,21 @@ def test_a_url_holds_no_token(url: str) -> None:
     assert "secret" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://a..b", "http://[::1", "http://host:port", "http://host:99999", "http://host:0",
+     "https://host/path#part"],
+)  # fmt: skip
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(InvalidInput, match="over HTTP"):
+        locate(url)
+
+
+def test_a_url_stays_as_it_was_typed() -> None:
+    assert locate("HTTPS://host/a%20b/").address == "https://host/a%20b"
+    assert locate("http://[::1]:80").address == "http://[::1]:80"
+
+
 def test_a_token_does_not_pass_in_the_clear(tmp_path: Path) -> None:
     options = Opening(tmp_path, "secret")
     with pytest.raises(InvalidInput, match="in the clear"):

@@ -95,6 +95,14 @@ def test_a_socket_is_its_owners_and_a_dead_one_is_replaced(tmp_path: Path) -> No
     assert not path.exists()
 
 
+def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InvalidInput, match="too long"),
+        listening(Address(unix_socket=tmp_path / ("s" * 200))),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("host", BEYOND)
 def test_the_command_refuses_to_start(
     host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
