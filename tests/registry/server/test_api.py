@@ -257,6 +257,21 @@ def test_what_is_changed_and_who_is_refused_is_written_down(fresh: Served) -> No
         "target": "/v1/records",
         "status": 201,
         "records": [record.id],
+        "inventory": None,
     }
     refused = json.loads(fresh.audit("refused.jsonl").splitlines()[-1])
     assert (refused["status"], refused["target"]) == (403, f"/v1/records/{record.id}/revoke")
+
+
+def test_the_audit_says_what_was_changed(fresh: Served) -> None:
+    record = samples.record()
+    fresh.registry.publish([record], now=NOW)
+    inventory = samples.inventory().model_dump(mode="json")
+    with fresh.client("admin") as client:
+        client.put("/v1/inventories", params={"key": "a:b"}, json=inventory)
+        client.put(f"/v1/records/{record.id}/pin")
+        client.post(f"/v1/records/{record.id[:8]}/revoke", json={"reason": "black pictures"})
+        client.get("/v1/records")
+    changes = [json.loads(line) for line in fresh.audit().splitlines()][-3:]
+    assert [item["inventory"] for item in changes] == ["a:b", None, None]
+    assert [item["records"] for item in changes] == [[], [record.id], [record.id]]
