@@ -27,6 +27,7 @@ from registry.server.audit import Audit
 from registry.server.listening import Address, Tls, check, listening
 from registry.server.memory import Fetches
 from registry.server.tokens import Tokens
+from registry.server.upkeep import collecting
 from registry.signing import SigningKeys
 from registry.store import Registry
 
@@ -158,7 +159,7 @@ def serve(service: Service, tell: Callable[[str], None]) -> None:
         tell(where if where.startswith("unix:") else f"{scheme}://{where}")
         running = server(app, service.tls)
         try:
-            with _stopping_politely(running):
+            with _stopping_politely(running), collecting(service.registry):
                 running.run(sockets=[listener])
         finally:
             parts.audit.close()
