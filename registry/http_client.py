@@ -84,17 +84,20 @@ class HttpService:
         question = f"{self.url}{path}?{urlencode(sorted((parameters or {}).items()))}"
         known = self._cache.get(question)
         try:
-            fetched = self._fetched(question, known, check)
-            self.answered_offline = None
+            fetched = self._fetched(question, known)
+            content = _content(fetched, check)
         except (RegistryUnreachable, RegistryCorrupt) as error:
             if known is None:
                 raise
             logger.warning("%s; answering with what was fetched at %s", error.message, known.at)
             self.answered_offline = min(known.at, self.answered_offline or known.at)
-            fetched = known
+            fetched, content = known, _content(known, check)
+        else:
+            self.answered_offline = None
+            self._keep(question, fetched, known)
         if fetched.status == HTTPStatus.NOT_FOUND:
             raise self._told(fetched.status, fetched.body)
-        return _parsed(fetched.body)
+        return content
 
     def send(self, method: str, path: str, *, once: bool = False, **content: Any) -> Any:
         """The JSON of the answer. `once` is for what is not the same when it is asked twice: it is
@@ -119,15 +122,17 @@ class HttpService:
         finally:
             answer.close()
 
-    def _fetched(
-        self, question: str, known: Fetched | None, check: Callable[[Any], None]
-    ) -> Fetched:
-        """What does not pass as an answer of ours is not kept in place of one that did."""
+    def _keep(self, question: str, fetched: Fetched, known: Fetched | None) -> None:
+        if fetched is known:
+            self._cache.renew(question)
+        else:
+            self._cache.put(question, fetched)
+
+    def _fetched(self, question: str, known: Fetched | None) -> Fetched:
         headers = {"if-none-match": known.etag} if known is not None and known.etag else {}
         answer = self._answered("GET", question, {"headers": headers})
         try:
             if answer.status_code == HTTPStatus.NOT_MODIFIED and known is not None:
-                self._cache.renew(question)
                 return known
             if answer.status_code in PASSING:  # a proxy before a service that is down, most often
                 raise self._unreachable(f"status {answer.status_code}")
@@ -136,9 +141,6 @@ class HttpService:
             raise self._unreachable(error) from error
         finally:
             answer.close()
-        if fetched.status != HTTPStatus.NOT_FOUND:
-            check(_parsed(fetched.body))
-        self._cache.put(question, fetched)
         return fetched
 
     def _taken(self, answer: httpx2.Response) -> Fetched:
@@ -250,6 +252,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as reader:
         while piece := reader.read(1 << 20):
             yield piece
+
+
+def _content(fetched: Fetched, check: Callable[[Any], None]) -> Any:
+    """None where there was nothing."""
+    if fetched.status == HTTPStatus.NOT_FOUND:
+        return None
+    content = _parsed(fetched.body)
+    check(content)
+    return content
 
 
 def _parsed(body: bytes) -> Any:
