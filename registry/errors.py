@@ -24,6 +24,7 @@
     ├── PlanConflict              exit code 6; the plan cannot be applied to this pipeline
     ├── TrialFailed               exit code 7; a worker process did not give a result
     ├── UntrustedArtifact         exit code 8; no valid signature by a trusted key, or malformed
+    │   └── TrustListUnreadable   so that no signature can be verified
     └── Interrupted               exit code 130; stopped by the user, nothing half-done
 
 Inside a study a failed trial is a value (`registry.record.Failure`), never one of these.
@@ -139,6 +140,10 @@ class TrialFailed(TunerError):
 
 class UntrustedArtifact(TunerError):
     exit_code = 8
+
+
+class TrustListUnreadable(UntrustedArtifact):
+    pass
 
 
 class Interrupted(TunerError):

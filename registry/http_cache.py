@@ -68,6 +68,11 @@ class AnswerCache:
         except OSError as error:
             logger.info("an answer was not kept in %s: %s", self._folder, error.strerror)
 
+    def renew(self, question: str) -> None:
+        """It is still the newest answer, and among the last to go."""
+        with suppress(OSError):
+            os.utime(self._path(question))
+
     def _path(self, question: str) -> Path:
         return self._folder / sha256_of(question.encode())
 

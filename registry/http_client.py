@@ -40,13 +40,19 @@ OFFLINE_S = 30.0
 """Who did not answer is not asked again for so long; what was fetched before serves meanwhile."""
 ANSWER_BYTES = 256 << 20
 """The longest JSON that is read."""
+TOKEN_HINT = "Set TUNER_REGISTRY_TOKEN to a token that the service's owner made."  # noqa: S105
+WITHHELD_HINT = (
+    "TUNER_REGISTRY_TOKEN is set for the services that TUNER_REGISTRY and TUNER_REGISTRY_BASE name "
+    "and was not shown to this one."
+)
 
 Parameters = Mapping[str, str | int]
 logger = logging.getLogger(__name__)
 
 
 class HttpService:
-    """One served registry, at `url`. `monotonic_s`, `pause` and `now` are the clock."""
+    """One served registry, at `url`. `monotonic_s`, `pause` and `now` are the clock. `withholds`:
+    there is a token, for other services than this."""
 
     def __init__(
         self,
@@ -54,39 +60,51 @@ class HttpService:
         token: str | None,
         cache: AnswerCache,
         *,
+        withholds: bool = False,
         monotonic_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         _refuse_clear_token(url, token)
         self.url, self._token, self._cache = url, token, cache
+        self._withholds = withholds
         self._monotonic_s, self._pause, self._now = monotonic_s, pause, now
         self._failed_at_s: float | None = None
         self.answered_offline: datetime | None = None
 
-    def get(self, path: str, parameters: Parameters | None = None) -> Any:
-        """The JSON there. Raises RegistryUnreachable where nobody answers and it was not fetched
-        before, and what `send` raises."""
+    def get(
+        self,
+        path: str,
+        parameters: Parameters | None = None,
+        check: Callable[[Any], None] = lambda _: None,
+    ) -> Any:
+        """The JSON there, if `check` does not raise RegistryCorrupt of it. Raises
+        RegistryUnreachable where nobody answers, and RegistryCorrupt where somebody else does, if
+        it was not fetched before; and what `send` raises."""
         question = f"{self.url}{path}?{urlencode(sorted((parameters or {}).items()))}"
         known = self._cache.get(question)
         try:
             fetched = self._fetched(question, known)
-        except RegistryUnreachable as error:
+            content = _content(fetched, check)
+        except (RegistryUnreachable, RegistryCorrupt) as error:
             if known is None:
                 raise
             logger.warning("%s; answering with what was fetched at %s", error.message, known.at)
             self.answered_offline = min(known.at, self.answered_offline or known.at)
-            fetched = known
+            fetched, content = known, _content(known, check)
+        else:
+            self.answered_offline = None
+            self._keep(question, fetched, known)
         if fetched.status == HTTPStatus.NOT_FOUND:
-            raise _told(fetched.status, fetched.body, self.url)
-        return _parsed(fetched.body)
+            raise self._told(fetched.status, fetched.body)
+        return content
 
     def send(self, method: str, path: str, *, once: bool = False, **content: Any) -> Any:
         """The JSON of the answer. `once` is for what is not the same when it is asked twice: it is
         not tried again. Raises the error that the service tells, RegistryUnreachable, and
         AccessDenied for a token that does not do."""
         with self.answer(method, path, once=once, **content) as answer:
-            body = _body(answer)
+            body = self._body(answer)
         return _parsed(body) if body else None
 
     @contextmanager
@@ -97,12 +115,18 @@ class HttpService:
         answer = self._answered(method, f"{self.url}{path}", content, once=once)
         try:
             if not answer.is_success:
-                raise _told(answer.status_code, _body(answer), self.url)
+                raise self._told(answer.status_code, self._body(answer))
             yield answer
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._unreachable(error) from error
         finally:
             answer.close()
+
+    def _keep(self, question: str, fetched: Fetched, known: Fetched | None) -> None:
+        if fetched is known:
+            self._cache.renew(question)
+        else:
+            self._cache.put(question, fetched)
 
     def _fetched(self, question: str, known: Fetched | None) -> Fetched:
         headers = {"if-none-match": known.etag} if known is not None and known.etag else {}
@@ -113,18 +137,17 @@ class HttpService:
             if answer.status_code in PASSING:  # a proxy before a service that is down, most often
                 raise self._unreachable(f"status {answer.status_code}")
             fetched = self._taken(answer)
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise self._unreachable(error) from error
         finally:
             answer.close()
-        self._cache.put(question, fetched)
         return fetched
 
     def _taken(self, answer: httpx2.Response) -> Fetched:
         """An answer to keep: what is there, or that there is nothing."""
-        body = _body(answer)
+        body = self._body(answer)
         if not answer.is_success:
-            error = _told(answer.status_code, body, self.url)
+            error = self._told(answer.status_code, body)
             if not isinstance(error, RecordNotFound):
                 raise error
         return Fetched(answer.status_code, answer.headers.get("etag"), self._now(), body)
@@ -156,10 +179,39 @@ class HttpService:
             given["content"] = _pieces(path)
         return self._client.send(self._client.build_request(method, url, **given), stream=True)
 
+    def _body(self, answer: httpx2.Response) -> bytes:
+        """Raises RegistryError where it does not end, RegistryUnreachable where it takes longer
+        than `ANSWER_S` in all."""
+        until_s = self._monotonic_s() + ANSWER_S
+        body = bytearray()
+        for piece in answer.iter_bytes():
+            body += piece
+            if len(body) > ANSWER_BYTES:
+                raise RegistryError(
+                    f"the answer of {answer.url} is longer than {ANSWER_BYTES} bytes"
+                )
+            if self._monotonic_s() > until_s:
+                raise self._unreachable(f"an answer took longer than {ANSWER_S:.0f} s")
+        return bytes(body)
+
+    def _told(self, status: int, body: bytes) -> TunerError:
+        """The error that the service told, as it was raised there."""
+        try:
+            told = Problem.model_validate_json(body)
+        except ValidationError:
+            return RegistryError(f"{self.url} answers {status}: there is no registry's service")
+        if status == HTTPStatus.UNAUTHORIZED:
+            hint = WITHHELD_HINT if self._withholds else TOKEN_HINT
+            return AccessDenied(f"registry {self.url}: {told.detail}", hint=hint)
+        return told.error or RegistryError(f"registry {self.url} answers {status}: {told.detail}")
+
     def _unreachable(self, why: Exception | str) -> RegistryUnreachable:
+        """A request that breaks the protocol is told by its kind alone: httpx quotes its headers,
+        in which the token is."""
         self._failed_at_s = self._monotonic_s()
+        quoted = "" if isinstance(why, httpx2.LocalProtocolError) else str(why)
         return RegistryUnreachable(
-            f"registry {self.url} does not answer ({str(why) or type(why).__name__})",
+            f"registry {self.url} does not answer ({quoted or type(why).__name__})",
             hint="Is it served there (`tuner serve`)? What was fetched before serves meanwhile.",
         )
 
@@ -171,6 +223,7 @@ class HttpService:
             headers=headers,
             timeout=timeout,
             follow_redirects=False,
+            trust_env=self.url.startswith("https:"),  # no proxy may read what passes in the clear
             verify=self.url.startswith("https:"),  # reading certificates costs tens of milliseconds
         )
         weakref.finalize(self, client.close)
@@ -201,14 +254,13 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _body(answer: httpx2.Response) -> bytes:
-    """Raises RegistryError where it does not end."""
-    body = bytearray()
-    for piece in answer.iter_bytes():
-        body += piece
-        if len(body) > ANSWER_BYTES:
-            raise RegistryError(f"the answer of {answer.url} is longer than {ANSWER_BYTES} bytes")
-    return bytes(body)
+def _content(fetched: Fetched, check: Callable[[Any], None]) -> Any:
+    """None where there was nothing."""
+    if fetched.status == HTTPStatus.NOT_FOUND:
+        return None
+    content = _parsed(fetched.body)
+    check(content)
+    return content
 
 
 def _parsed(body: bytes) -> Any:
@@ -216,15 +268,3 @@ def _parsed(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise RegistryCorrupt("what came from the registry is not JSON") from error
-
-
-def _told(status: int, body: bytes, url: str) -> TunerError:
-    """The error that the service told, as it was raised there."""
-    try:
-        told = Problem.model_validate_json(body)
-    except ValidationError:
-        return RegistryError(f"{url} answers {status}: there is no registry's service")
-    if status == HTTPStatus.UNAUTHORIZED:
-        hint = "Set TUNER_REGISTRY_TOKEN to a token that the service's owner made."
-        return AccessDenied(f"registry {url}: {told.detail}", hint=hint)
-    return told.error or RegistryError(f"registry {url} answers {status}: {told.detail}")

@@ -152,7 +152,7 @@ class HttpRegistry(Registry):
             for statement in statements(record, body)
             if keys is not None and (signature := keys.sign(statement)) is not None
         ]
-        self._service.send(
+        answer = self._service.send(
             "POST",
             f"{API}/records",
             json={
@@ -160,7 +160,7 @@ class HttpRegistry(Registry):
                 "signatures": [item.model_dump(mode="json") for item in signed],
             },
         )
-        return tuple(record.id for record in new_records)
+        return tuple(answer["ids"])
 
     @override
     def candidates(
@@ -192,7 +192,7 @@ class HttpRegistry(Registry):
     @override
     def record(self, id_prefix: str) -> StoredRecord:
         prefix_range(id_prefix, "record")
-        return self._stored(self._get(f"/records/{id_prefix}"))
+        return self._stored(self._get(f"/records/{id_prefix}", check=_check_record))
 
     @override
     def history(
@@ -311,22 +311,30 @@ class HttpRegistry(Registry):
             logger.warning("inventory %s cannot be read by this release: %s", key, error)
             return None
 
-    def _get(self, path: str, wanted: Mapping[str, str | int | None] | None = None) -> Any:
+    def _get(
+        self,
+        path: str,
+        wanted: Mapping[str, str | int | None] | None = None,
+        check: Callable[[Any], None] = lambda _: None,
+    ) -> Any:
         given = {name: value for name, value in (wanted or {}).items() if value is not None}
         parameters: Parameters = given
-        return self._service.get(API + path, parameters)
+        return self._service.get(API + path, parameters, check)
 
     def _changed(self, method: str, record_id: str, what: str, **content: Any) -> str:
         """The id of the record that the service names."""
         prefix_range(record_id, "record")
         answer = self._service.send(method, f"{API}/records/{record_id}{what}", **content)
-        return str(answer["ids"][0])
+        ids = answer.get("ids") if isinstance(answer, Mapping) else None
+        if not ids or not isinstance(ids, list):
+            raise RegistryCorrupt(f"registry {self.name} does not say which record it changed")
+        return str(ids[0])
 
     def _paged(self, path: str, wanted: Mapping[str, str | int | None]) -> Iterator[StoredRecord]:
         """What this release can read and prove; each other one is left out with a warning."""
         after: str | None = None
         while True:
-            page = self._get(path, {**wanted, "limit": PAGE_LIMIT, "after": after})
+            page = self._get(path, {**wanted, "limit": PAGE_LIMIT, "after": after}, _check_page)
             for answer in page["records"]:
                 try:
                     yield self._stored(answer)
@@ -364,9 +372,24 @@ class HttpRegistry(Registry):
 def open_http(url: str, opening: Opening) -> HttpRegistry:
     """Asks nothing yet. Raises InvalidInput for a token that would pass in the clear."""
     folder = opening.cache_dir / short(digest(url))
-    service = HttpService(url, opening.token_of(url), AnswerCache(folder))
+    token = opening.token_of(url)
+    withholds = token is None and opening.token is not None
+    service = HttpService(url, token, AnswerCache(folder), withholds=withholds)
     remove_older(ArtifactFolder(folder / "artifacts").temporaries(), datetime.now(UTC) - ABANDONED)
     return HttpRegistry(service, folder)
+
+
+def _check_page(answer: Any) -> None:
+    """Raises RegistryCorrupt unless it is a `RecordPage`, whatever its records are."""
+    records = answer.get("records") if isinstance(answer, Mapping) else None
+    if not isinstance(records, list) or not isinstance(answer.get("after"), str | None):
+        raise RegistryCorrupt("what came from the registry is no page of records")
+
+
+def _check_record(answer: Any) -> None:
+    """Raises RegistryCorrupt unless it looks like a `RecordAnswer`."""
+    if not isinstance(answer, Mapping) or "record" not in answer:
+        raise RegistryCorrupt("what came from the registry is no record")
 
 
 def _one(answer: Any, read: Callable[[Any], Value]) -> Value:
@@ -381,6 +404,8 @@ def _one(answer: Any, read: Callable[[Any], Value]) -> Value:
 
 def _all(answer: Any, read: Callable[[Any], Value]) -> tuple[Value, ...]:
     """What this release can read; the rest is left out with a warning."""
+    if not isinstance(answer, list):
+        raise RegistryCorrupt("what came from the registry is no list")
     found = []
     for item in answer:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -119,14 +119,15 @@ def _file(path: Path) -> FileLocation:
 
 
 def _location_of_url(text: str) -> Location:
+    scheme = text.partition("://")[0]
+    if scheme.lower() in _HTTP:
+        return _http(text)
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise InvalidInput(f"{text!r} is not a registry: give {_ACCEPTED}") from error
+    except (ArgumentError, ValueError) as error:  # what it quotes may hold a password
+        raise InvalidInput(f"{scheme}://… is not a registry: give {_ACCEPTED}") from error
     if url.drivername == _POSTGRESQL:
         return _postgresql(url)
-    if url.drivername in _HTTP:
-        return _http(url)
     if url.get_backend_name() != "sqlite" or url.host or not url.database:
         shown = url.render_as_string(hide_password=True)
         raise InvalidInput(f"{shown!r} is not a registry this release can open: give {_ACCEPTED}")
@@ -148,15 +149,28 @@ def _postgresql(url: URL) -> PostgresqlLocation:
     return PostgresqlLocation(without, Path(folder))
 
 
-def _http(url: URL) -> HttpLocation:
+def _http(text: str) -> HttpLocation:
     """A token in a URL would be in every message and list of processes."""
-    if url.username is not None or url.query or not url.host:
+    parts = _split(text)
+    if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
+        host = "" if parts is None else parts.hostname
         raise InvalidInput(
-            f"{url.drivername}://{url.host or ''}… is not a registry over HTTP: give "
+            f"{text.partition('://')[0]}://{host}… is not a registry over HTTP: give "
             "http(s)://HOST[:PORT][/PATH], without user, password or query",
             hint="A token belongs into TUNER_REGISTRY_TOKEN.",
         )
-    return HttpLocation(url.render_as_string().rstrip("/"))
+    return HttpLocation(parts.geturl().rstrip("/"))
+
+
+def _split(url: str) -> SplitResult | None:
+    """None without a host, and for a host or port that cannot be one."""
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        has_port = parts.port != 0
+    except ValueError:
+        return None
+    return parts if parts.hostname and has_port else None
 
 
 def _origin(url: str) -> tuple[str, str]:

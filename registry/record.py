@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from registry.base import Frozen, FrozenMapping
 from registry.digest import digest
@@ -268,7 +268,7 @@ class TuningRecord(Frozen):
     quality: Quality
     artifacts: tuple[ArtifactRef, ...] = ()
     study: str
-    created_at: datetime
+    created_at: AwareDatetime
 
     @property
     def id(self) -> str:

@@ -26,7 +26,7 @@ from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from registry.base import Frozen
 from registry.digest import canonical_json
-from registry.errors import InvalidInput, UntrustedArtifact
+from registry.errors import InvalidInput, TrustListUnreadable, UntrustedArtifact
 from registry.record import ArtifactKind, ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 
@@ -292,7 +292,7 @@ class SigningKeys:
         try:
             return TrustList.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise UntrustedArtifact(
+            raise TrustListUnreadable(
                 f"the list of trusted keys {path} cannot be read ({error.error_count()} errors)",
                 hint="Mend or remove it; until then no signature is trusted.",
             ) from error

@@ -31,6 +31,8 @@ PAGE_LIMIT = 100
 MOST = 2**63 - 1
 
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
+InventoryKey = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x1f]*$")]
+"""It may hold the path of a folder."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Prefix = Annotated[str, Field(pattern=r"^[0-9a-f]{4,64}$")]
 ArtifactSignatures = Mapping[tuple[str, ArtifactRef], Signature | None]
@@ -157,6 +159,15 @@ class Health(Frozen):
     status: Literal["ok"] = "ok"
 
 
+TOLD = (
+    errors.RegistryError,
+    errors.InvalidInput,
+    errors.NoPlan,
+    errors.UntrustedArtifact,
+    errors.DeviceError,
+)
+
+
 class Problem(Frozen):
     """An error as RFC 9457 has it (application/problem+json), with the name of its class in
     `registry.errors` as `kind`, and what to do next as `hint`."""
@@ -171,9 +182,9 @@ class Problem(Frozen):
 
     @property
     def error(self) -> TunerError | None:
-        """None where it is none of ours."""
+        """None where it is none that a service may tell: it interrupts no client, for one."""
         kind = getattr(errors, self.kind or "", None)
-        if not (isinstance(kind, type) and issubclass(kind, TunerError)):
+        if not (isinstance(kind, type) and issubclass(kind, TOLD)):
             return None
         return kind(self.detail, hint=self.hint)
 
@@ -211,16 +222,16 @@ def stored_of(answer: Mapping[str, Any]) -> StoredRecord:
             raise RegistryTooNew("a record needs a newer reader", hint="Upgrade this installation.")
         record = TuningRecord.model_validate_json(body)
         publishing.check_key(record)
-    except (KeyError, TypeError, InvalidInput) as error:
-        raise RegistryCorrupt(f"what came is not a record ({error!r})") from error
+        statement = ArtifactStatement.of_record(body, record)
     except ValidationError as error:
         raise RegistryTooNew(
             "a record was written by another release and cannot be read by this one "
             f"({error.error_count()} fields differ)",
             hint="Upgrade this installation.",
         ) from error
+    except (KeyError, TypeError, ValueError, InvalidInput) as error:
+        raise RegistryCorrupt(f"what came is not a record ({error!r})") from error
     kept = {name: getattr(state, name) for name in RecordState.model_fields.keys() & STORED}
-    statement = ArtifactStatement.of_record(body, record)
     return StoredRecord(record=record, statement=statement, body=body, **kept)
 
 

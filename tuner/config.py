@@ -91,10 +91,21 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hub_cache_dir=_hub_cache(environ),
         torch_hub_dir=_torch_hub(environ),
         environ={name: value for name, value in environ.items() if name != TOKEN_VARIABLE},
-        registry_token=environ.get(TOKEN_VARIABLE) or None,
+        registry_token=_token(environ.get(TOKEN_VARIABLE) or ""),
         registry_base=environ.get(BASE_VARIABLE) or None,
         token_for=_services(environ),
     )
+
+
+def _token(text: str) -> str | None:
+    """Without the line's end that a file of secrets leaves on it. The value is in no message."""
+    token = text.strip()
+    if not all("!" <= character <= "~" for character in token):
+        raise InvalidInput(
+            f"{TOKEN_VARIABLE} is no token: one is printable ASCII without spaces",
+            hint="Set it to the one line that `tokens create` printed.",
+        )
+    return token or None
 
 
 def _services(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ class PlanRoutes:
         self._registry, self._settings, self._fetches = registry, settings, fetches
         self._monotonic_s = monotonic_s
         self._look = look or (lambda gpu: detect(gpu, settings=settings))
-        self._seen: tuple[float, str | None, Detection] | None = None
+        self._seen: dict[str | None, tuple[float, Detection]] = {}
         self._memory = Memory(registry)
 
     def router(self) -> APIRouter:
@@ -163,7 +163,9 @@ class PlanRoutes:
 
     def _detection(self, gpu: str | None) -> tuple[Detection, float]:
         """And when it was made. Two requests at once may both look; either finds the same."""
-        now_s, seen = self._monotonic_s(), self._seen
-        if seen is None or seen[1] != gpu or now_s - seen[0] > LOOK_AGAIN_S:
-            seen = self._seen = (now_s, gpu, self._look(gpu))
-        return seen[2], seen[0]
+        now_s = self._monotonic_s()
+        fresh = {name: one for name, one in self._seen.items() if now_s - one[0] <= LOOK_AGAIN_S}
+        if gpu not in fresh:
+            self._seen = {**fresh, gpu: (now_s, self._look(gpu))}
+        seen_at_s, detection = self._seen[gpu]
+        return detection, seen_at_s

@@ -24,7 +24,8 @@ REFUSED = (401, 403, 421)
 @dataclass(frozen=True)
 class Entry:
     """One request. `who` is a token's name, None where none was accepted; `target` is the path;
-    `records` are the ids of those that were published."""
+    `records` are the ids of those that were published or changed, `inventory` is the key of the one
+    that was replaced."""
 
     at: str
     who: str | None
@@ -33,6 +34,7 @@ class Entry:
     target: str
     status: int
     records: tuple[str, ...] = ()
+    inventory: str | None = None
 
 
 class Audit:

@@ -21,7 +21,10 @@ BODY_PAUSE_S = 30.0
 
 
 PUBLISHED = "published"
-"""Under this name a request's state holds the ids of the records it put into service."""
+"""Under this name a request's state holds the ids of the records that it put into service, took
+out of it or preferred."""
+REPLACED = "replaced"
+"""And under this one the key of the inventory that it replaced."""
 
 
 class Guard:
@@ -97,6 +100,7 @@ class Guard:
                 target=scope["path"][:200],
                 status=status or 0,
                 records=scope.get("state", {}).get(PUBLISHED, ()),
+                inventory=scope.get("state", {}).get(REPLACED),
             )
         )
 

@@ -135,7 +135,8 @@ def _unix(path: Path) -> Iterator[socket.socket]:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise InvalidInput(f"the socket {path} cannot be made ({error.strerror})") from error
+        why = error.strerror or error  # a path that is too long has no number
+        raise InvalidInput(f"the socket {path} cannot be made ({why})") from error
     with listener:
         try:
             yield listener

@@ -19,6 +19,7 @@ from registry.errors import (
     RegistryConflict,
     RegistryFull,
     RegistryReadOnly,
+    TrustListUnreadable,
     TunerError,
     UntrustedArtifact,
 )
@@ -32,6 +33,7 @@ STATUS: dict[type[TunerError], HTTPStatus] = {
     InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
     DeviceError: HTTPStatus.UNPROCESSABLE_ENTITY,
     UntrustedArtifact: HTTPStatus.FORBIDDEN,
+    TrustListUnreadable: HTTPStatus.SERVICE_UNAVAILABLE,
     AccessDenied: HTTPStatus.FORBIDDEN,
     RegistryConflict: HTTPStatus.CONFLICT,
     RegistryReadOnly: HTTPStatus.SERVICE_UNAVAILABLE,

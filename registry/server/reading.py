@@ -21,11 +21,11 @@ from registry.wire import (
     Digest,
     Health,
     HistoryQuery,
+    InventoryKey,
     Prefix,
     RecordAnswer,
     RecordPage,
     StudyQuery,
-    Text,
     TrialQuery,
     TriedPlan,
     page_json,
@@ -106,7 +106,7 @@ class Reading:
         found = self._registry.trials_of_plan(plan_digest, limit=query.limit)
         return tuple(TriedPlan(study=study, trial=trial) for study, trial in found)
 
-    def inventory(self, key: Annotated[Text, Query()], request: Request) -> Response:
+    def inventory(self, key: Annotated[InventoryKey, Query()], request: Request) -> Response:
         """What a model consists of, under the key that clients make of its name."""
         found = self._registry.inventory(key)
         if found is None:

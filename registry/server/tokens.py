@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from registry.base import Frozen
-from registry.errors import InvalidInput
+from registry.errors import InvalidInput, RegistryError
 from registry.rows import sha256_of
 
 TOKEN_FILE = "service-tokens.json"  # noqa: S105 (a file's name)
@@ -90,14 +90,14 @@ class Tokens:
         return found[0]
 
     def all(self) -> tuple[Token, ...]:
-        """In the order they were made. Raises InvalidInput where the list cannot be read."""
+        """In the order they were made. Raises RegistryError where the list cannot be read."""
         try:
             with self.path.open("rb") as reader:
                 return self._of(reader.fileno()).tokens
         except FileNotFoundError:
             return ()
         except (OSError, ValidationError) as error:
-            raise InvalidInput(
+            raise RegistryError(
                 f"the list of tokens {self.path} cannot be read",
                 hint="Mend or remove it; until then nobody is let in.",
             ) from error

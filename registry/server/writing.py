@@ -12,13 +12,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 
 from registry.digest import canonical_json
-from registry.errors import UntrustedArtifact
+from registry.errors import TrustListUnreadable, UntrustedArtifact
 from registry.inventory import ModelInventory
-from registry.server.guard import PUBLISHED
+from registry.server.guard import PUBLISHED, REPLACED
 from registry.server.memory import Fetches
 from registry.signing import ArtifactStatement, GivenSignatures, SigningKeys, statements
 from registry.store import Registry
-from registry.wire import API, Digest, Prefix, Publication, Published, Revocation, Text
+from registry.wire import API, Digest, InventoryKey, Prefix, Publication, Published, Revocation
 
 
 class Publisher:
@@ -42,6 +42,8 @@ class Publisher:
             return
         try:
             self._keys.verify(statement, signature)
+        except TrustListUnreadable:
+            raise  # the service's trouble, not the publisher's
         except UntrustedArtifact as error:
             raise UntrustedArtifact(error.message, hint=TRUST_HINT) from error
 
@@ -80,31 +82,39 @@ class Writing:
         raw = json.loads(await request.body())["records"]
         bodies = [canonical_json(record) for record in raw]
         ids = await to_thread.run_sync(self._publisher.publish, sent, bodies, self._now())
-        request.scope["state"][PUBLISHED] = ids
-        return Published(ids=ids)
+        return _changed(request, *ids)
 
-    def revoke(self, record_id: Prefix, sent: Revocation) -> Published:
+    def revoke(self, record_id: Prefix, sent: Revocation, request: Request) -> Published:
         """Take a record out of service for good."""
         revoked = self._registry.revoke(record_id, reason=sent.reason, now=self._now())
-        return Published(ids=(revoked,))
+        return _changed(request, revoked)
 
-    def rollback(self, record_id: Prefix) -> Published:
+    def rollback(self, record_id: Prefix, request: Request) -> Published:
         """Revoke a record and put the version before it into service, whose id is answered."""
         back = self._registry.rollback(record_id, now=self._now())
-        return Published(ids=(back.record.id,))
+        return _changed(request, back.record.id)
 
-    def pin(self, record_id: Prefix) -> Published:
+    def pin(self, record_id: Prefix, request: Request) -> Published:
         """Prefer a record in service to all others for its own question."""
-        return Published(ids=(self._registry.pin(record_id, now=self._now()),))
+        return _changed(request, self._registry.pin(record_id, now=self._now()))
 
-    def unpin(self, record_id: Prefix) -> Published:
+    def unpin(self, record_id: Prefix, request: Request) -> Published:
         """No longer prefer it."""
-        return Published(ids=(self._registry.unpin(record_id),))
+        return _changed(request, self._registry.unpin(record_id))
 
     def note_fetch(self, record_id: Digest) -> None:
         """Count that the record of this id was given out: written down soon."""
         self._fetches.note(record_id)
 
-    def put_inventory(self, key: Annotated[Text, Query()], sent: ModelInventory) -> None:
+    def put_inventory(
+        self, key: Annotated[InventoryKey, Query()], sent: ModelInventory, request: Request
+    ) -> None:
         """Replace what is known of a model."""
+        request.scope["state"][REPLACED] = key
         self._registry.put_inventory(key, sent, self._now())
+
+
+def _changed(request: Request, *ids: str) -> Published:
+    """The answer, which the audit names too."""
+    request.scope["state"][PUBLISHED] = ids
+    return Published(ids=ids)

@@ -138,8 +138,9 @@ def test_urls_and_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://registry.example", "postgresql://u:secret@host/db", "sqlite://", "://", "sqlite:///"],
-)
+    ["ftp://registry.example", "postgresql://u:secret@host/db", "sqlite://", "://", "sqlite:///",
+     "postgresql+psycopg://u:secret@host:port/db"],
+)  # fmt: skip
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="is not a registry") as refusal:
         open_registry(url)

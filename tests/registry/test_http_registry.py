@@ -37,6 +37,7 @@ from registry.location import Opening, locate
 from registry.record import ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 from registry.server.app import Options
+from registry.server.listening import Policy
 from registry.signing import Signer, SigningKeys
 from registry.store import Registry
 from registry.studies import StudyEnd
@@ -126,6 +127,21 @@ def test_a_url_holds_no_token(url: str) -> None:
     assert "secret" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://a..b", "http://[::1", "http://host:port", "http://host:99999", "http://host:0",
+     "https://host/path#part"],
+)  # fmt: skip
+def test_what_is_no_url_is_told(url: str) -> None:
+    with pytest.raises(InvalidInput, match="over HTTP"):
+        locate(url)
+
+
+def test_a_url_stays_as_it_was_typed() -> None:
+    assert locate("HTTPS://host/a%20b/").address == "https://host/a%20b"
+    assert locate("http://[::1]:80").address == "http://[::1]:80"
+
+
 def test_a_token_does_not_pass_in_the_clear(tmp_path: Path) -> None:
     options = Opening(tmp_path, "secret")
     with pytest.raises(InvalidInput, match="in the clear"):
@@ -133,6 +149,20 @@ def test_a_token_does_not_pass_in_the_clear(tmp_path: Path) -> None:
     for url in ("https://registry.example.com", "http://127.0.0.1:1", "http://localhost"):
         assert open_registry(url, opening=options).name == url
     assert "secret" not in repr(options)
+
+
+def test_a_token_is_in_no_message(service: Served, tmp_path: Path) -> None:
+    told = HttpService(service.url, "secret\n", AnswerCache(tmp_path), pause=lambda _: None)
+    with pytest.raises(RegistryUnreachable, match="LocalProtocolError") as raised:
+        told.get("/v1/candidates")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_token_in_the_clear_goes_to_no_proxy(
+    service: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert opened(service, tmp_path).candidates() == ()
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +181,16 @@ def test_a_token_that_does_not_do_is_told(service: Served, tmp_path: Path) -> No
     assert "TUNER_REGISTRY_TOKEN" in (raised.value.hint or "")
     with pytest.raises(AccessDenied, match="needs 'publish'"):
         opened(service, tmp_path, "read").publish([samples.record()], now=NOW)
+
+
+def test_a_token_for_another_service_is_told_as_that(service: Served, tmp_path: Path) -> None:
+    database = service.folder / "registry.sqlite3"
+    options = Opening(tmp_path, "secret", token_for=("https://registry.example.com",))
+    with served(database, tmp_path, Options(policy=Policy(open_reading=False))) as closed_service:
+        registry = open_registry(closed_service.url, create=False, opening=options)
+        with pytest.raises(AccessDenied) as raised:
+            registry.candidates()
+    assert "not shown to this one" in (raised.value.hint or "")
 
 
 def test_what_only_a_database_does_is_refused(registry: Registry) -> None:
@@ -330,7 +370,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(service: Served, tmp_pat
 class Stub:
     """A service whose answers a test gives: status and JSON, or an exception, one a request."""
 
-    def __init__(self, *answers: tuple[int, Any] | Exception) -> None:
+    def __init__(self, *answers: tuple[int, Any] | httpx2.Response | Exception) -> None:
         self._answers = list(answers)
         self.asked: list[str] = []
         self.paused: list[float] = []
@@ -352,6 +392,8 @@ class Stub:
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
+        if isinstance(answer, httpx2.Response):
+            return answer
         status, body = answer
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx2.Response(status, content=content)
@@ -415,6 +457,10 @@ def test_who_does_not_answer_is_left_alone_for_a_while(tmp_path: Path) -> None:
         ((418, {"title": "x", "status": 418, "detail": "y", "kind": "RegistryTooNew"}),
          RegistryTooNew),
         ((418, {"title": "x", "status": 418, "detail": "y", "kind": "Exception"}), RegistryError),
+        ((418, {"title": "x", "status": 418, "detail": "y", "kind": "Interrupted"}), RegistryError),
+        ((200, {"ok": True}), RegistryCorrupt),
+        ((200, []), RegistryCorrupt),
+        ((200, {"records": 1, "after": None}), RegistryCorrupt),
     ],
 )  # fmt: skip
 def test_what_is_no_answer_of_ours_is_an_error(
@@ -422,6 +468,64 @@ def test_what_is_no_answer_of_ours_is_an_error(
 ) -> None:
     with pytest.raises(error):
         Stub(answer).registry(tmp_path).candidates()
+
+
+@pytest.mark.parametrize("wrong", [b"<html>please log in", b'{"ok": true}'])
+def test_a_wrong_answer_does_not_replace_what_was_fetched(tmp_path: Path, wrong: bytes) -> None:
+    stub = Stub(PAGE, (200, wrong), httpx2.ConnectError("refused"), *[(503, {})] * 2, PAGE)
+    registry = stub.registry(tmp_path)
+    for _ in range(3):
+        assert registry.candidates() == ()
+    assert "did not answer" in registry.notes[0]
+    stub.now_s = OFFLINE_S + 1
+    assert registry.candidates() == ()
+    assert registry.notes == ()
+
+
+def test_a_packed_answer_that_is_damaged_is_none(tmp_path: Path) -> None:
+    damaged = httpx2.Response(
+        200, headers={"content-encoding": "gzip"}, stream=httpx2.ByteStream(b"not packed")
+    )
+    with pytest.raises(RegistryUnreachable):
+        Stub(damaged).registry(tmp_path).candidates()
+
+
+class Dripping(httpx2.SyncByteStream):
+    """A byte every ten seconds, as the stub's clock goes."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+
+    @override
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(100):
+            self._stub.now_s += 10
+            yield b" "
+
+
+def test_an_answer_that_drips_is_not_waited_for(tmp_path: Path) -> None:
+    stub = Stub()
+    stub._answers.append(httpx2.Response(200, stream=Dripping(stub)))
+    with pytest.raises(RegistryUnreachable, match="longer than 30 s"):
+        stub.registry(tmp_path).candidates()
+    assert stub.now_s == 40
+
+
+@pytest.mark.parametrize("wrong", ["created_at", "number"])
+def test_a_record_that_is_none_is_left_out(service: Served, registry: Registry, wrong: str) -> None:
+    service.registry.publish([samples.record(), samples.record(threads=2)], now=NOW)
+    answers = registry._service.get("/v1/candidates")  # type: ignore[attr-defined]
+    record = answers["records"][0]["record"]
+    if wrong == "number":
+        record["measurement"]["step_ms"] = float("inf")
+    else:
+        record["created_at"] = record["created_at"].removesuffix("Z")
+    registry._service.get = lambda *_: answers  # type: ignore[attr-defined]
+    assert len(registry.candidates()) == 1
+
+
+def test_an_inventory_may_be_of_a_folder_with_a_long_path(registry: Registry) -> None:
+    assert registry.inventory(f"folder:/{'long/' * 100}:pretrained") is None
 
 
 @pytest.mark.parametrize("sent", [b"other", b"said the worker, and much more"])

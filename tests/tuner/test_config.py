@@ -86,6 +86,16 @@ def test_what_the_machine_was_told(tmp_path: Path) -> None:
     assert (bare.visible_devices, bare.cxx) == (None, None)
 
 
+def test_a_token_is_one_printable_word(tmp_path: Path) -> None:
+    given = {"TUNER_HOME": str(tmp_path)}
+    assert load_settings({**given, "TUNER_REGISTRY_TOKEN": "secret\r\n"}).registry_token == "secret"
+    assert load_settings({**given, "TUNER_REGISTRY_TOKEN": " \n"}).registry_token is None
+    for wrong in ("secret one", "secret\nsecret", "secrét", "secret\x7f"):
+        with pytest.raises(InvalidInput, match="TUNER_REGISTRY_TOKEN") as raised:
+            load_settings({**given, "TUNER_REGISTRY_TOKEN": wrong})
+        assert "secr" not in str(raised.value)
+
+
 def test_relative_home_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings({"TUNER_HOME": "here"}).data_dir == tmp_path / "here" / "data"

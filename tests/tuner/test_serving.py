@@ -152,5 +152,6 @@ def test_the_machine_is_looked_at_now_and_then(tmp_path: Path) -> None:
     routes = PlanRoutes(registry, settings, Fetches(registry), monotonic_s=lambda: now_s, look=look)
     for now_s in (0.0, LOOK_AGAIN_S, LOOK_AGAIN_S + 1):  # noqa: B007 (read by the clock)
         routes._detection(None)
-    routes._detection("cpu")
+    for gpu in ("cpu", None, "cpu"):
+        routes._detection(gpu)
     assert looked == [None, None, "cpu"]

@@ -10,7 +10,7 @@ import pytest
 
 from registry.digest import canonical_json
 from registry.record import ArtifactRef, TuningRecord
-from registry.signing import SigningKeys, statements
+from registry.signing import KEY_FILE, TRUST_FILE, SigningKeys, statements
 from registry.studies import StudyEnd
 from registry.wire import Publication, RecordAnswer, StatementSignature
 from tests.registry import samples
@@ -105,6 +105,30 @@ def test_only_what_a_trusted_key_signed_is_taken(
         answer = client.post("/v1/records", json=sent)
     assert (answer.status_code, answer.json()["kind"]) == (403, "UntrustedArtifact")
     assert fresh.registry.history() == ()
+
+
+def test_a_damaged_list_of_trusted_keys_names_no_folder(fresh: Served) -> None:
+    sent = publication(fresh.keys, samples.record())
+    (key,) = fresh.folder.rglob(KEY_FILE)
+    path = key.with_name(TRUST_FILE)
+    path.write_text("{")
+    try:
+        with fresh.client("publish") as client:
+            answer = client.post("/v1/records", json=sent)
+    finally:
+        path.unlink()
+    assert (answer.status_code, answer.json()["kind"]) == (503, "TrustListUnreadable")
+    assert str(fresh.folder) not in answer.text
+
+
+def test_a_record_without_a_time_zone_is_none(fresh: Served) -> None:
+    sent = publication(fresh.keys, samples.record())
+    naive = sent["records"][0]["created_at"].removesuffix("Z")
+    sent["records"][0]["created_at"] = naive
+    with fresh.client("publish") as client:
+        answer = client.post("/v1/records", json=sent)
+    assert (answer.status_code, answer.json()["kind"]) == (422, "InvalidInput")
+    assert "created_at" in answer.json()["detail"]
 
 
 def test_all_or_none_are_published(fresh: Served) -> None:
@@ -245,6 +269,21 @@ def test_what_is_changed_and_who_is_refused_is_written_down(fresh: Served) -> No
         "target": "/v1/records",
         "status": 201,
         "records": [record.id],
+        "inventory": None,
     }
     refused = json.loads(fresh.audit("refused.jsonl").splitlines()[-1])
     assert (refused["status"], refused["target"]) == (403, f"/v1/records/{record.id}/revoke")
+
+
+def test_the_audit_says_what_was_changed(fresh: Served) -> None:
+    record = samples.record()
+    fresh.registry.publish([record], now=NOW)
+    inventory = samples.inventory().model_dump(mode="json")
+    with fresh.client("admin") as client:
+        client.put("/v1/inventories", params={"key": "a:b"}, json=inventory)
+        client.put(f"/v1/records/{record.id}/pin")
+        client.post(f"/v1/records/{record.id[:8]}/revoke", json={"reason": "black pictures"})
+        client.get("/v1/records")
+    changes = [json.loads(line) for line in fresh.audit().splitlines()][-3:]
+    assert [item["inventory"] for item in changes] == ["a:b", None, None]
+    assert [item["records"] for item in changes] == [[], [record.id], [record.id]]

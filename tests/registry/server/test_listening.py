@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
 import ssl
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -14,6 +17,7 @@ import trustme
 
 from registry.__main__ import main
 from registry.errors import InvalidInput
+from registry.server import running
 from registry.server.listening import Address, Tls, check, listening
 from registry.server.tokens import Tokens
 from tests.registry.samples import NOW
@@ -91,6 +95,14 @@ def test_a_socket_is_its_owners_and_a_dead_one_is_replaced(tmp_path: Path) -> No
     assert not path.exists()
 
 
+def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InvalidInput, match="too long"),
+        listening(Address(unix_socket=tmp_path / ("s" * 200))),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("host", BEYOND)
 def test_the_command_refuses_to_start(
     host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -119,6 +131,37 @@ def test_over_tls_with_a_token(
         assert client.get(f"{url}/v1/candidates", headers=bearer).json()["records"] == []
         with pytest.raises(httpx2.TransportError):
             client.get(url.replace("https", "http") + "/v1/health")
+
+
+def test_a_tls_handshake_does_not_stand_still(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "HEAD_S", 0.1)
+    assert running.server(None).config.get_loop_factory() is running.PatientLoop
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.certificate, tls.key)
+
+    async def silent() -> bytes:
+        service = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, "127.0.0.1", 0, ssl=context
+        )
+        reader, writer = await asyncio.open_connection(*service.sockets[0].getsockname())
+        async with service:
+            try:
+                return await asyncio.wait_for(reader.read(), 20)
+            finally:
+                writer.close()
+
+    with asyncio.Runner(loop_factory=running.PatientLoop) as runner:
+        assert runner.run(silent()) == b""
+
+
+def test_a_lack_of_files_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with closing(running.PatientLoop()) as loop:
+        for _ in range(3):
+            lack = OSError(errno.EMFILE, "Too many open files")
+            loop.call_exception_handler({"message": "accept", "exception": lack})
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        loop.call_exception_handler({"message": "another"})
+    assert len(caplog.records) == 2
 
 
 def test_over_a_unix_socket(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -161,7 +162,9 @@ def test_a_list_of_tokens_that_cannot_be_read_lets_nobody_write(
     shutil.copy(empty, tmp_path / "registry.sqlite3")
     with served(tmp_path / "registry.sqlite3", tmp_path) as found, found.client("admin") as client:
         found.tokens.path.write_text("{")
-        assert client.post(f"/v1/records/{DIGEST}/rollback").status_code == 422
+        answer = client.post(f"/v1/records/{DIGEST}/rollback")
+        assert answer.status_code == 503
+        assert str(tmp_path) not in answer.text
 
 
 # Browsers
@@ -298,3 +301,38 @@ def test_a_head_that_does_not_come_ends_its_connection(
             begin(stream)
             while stream.recv(65536):
                 stream.send(b"G")  # the next head, never ended
+
+
+def test_a_body_after_its_answer_does_not_hold_a_connection(
+    guarded: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PatientProtocol, "head_s", 0.1)
+    request = head("GET", "/v1/health", "Content-Length: 100").replace(b"close", b"keep-alive")
+    with connection(guarded) as stream:
+        stream.sendall(request)
+        assert stream.recv(65536).startswith(b"HTTP/1.1 200")
+        stream.sendall(b"x")
+        while stream.recv(65536):
+            pass
+
+
+def test_who_says_nothing_makes_room(guarded: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientProtocol, "most_connections", 4)
+    with ExitStack() as held:
+        idle = [held.enter_context(connection(guarded)) for _ in range(8)]
+        with guarded.client() as client:
+            assert client.get("/v1/health").status_code == 200
+        assert idle[0].recv(1) == b""
+        idle[-1].sendall(head("GET", "/v1/health"))
+        assert status_of(idle[-1]) == 200
+
+
+def test_a_service_opens_as_many_files_as_it_may(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))  # the service inherits it
+    try:
+        with process(tmp_path) as (_, pid):
+            found, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found > 512
