@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import TreeSpec
 
-from tuner.pipeline.descriptions import PRIMITIVES, Described, Undescribable, layout
+from tuner.pipeline.descriptions import Described, Undescribable, layout
+from tuner.pipeline.python_code import PRIMITIVES
 
 
 @dataclass(frozen=True)

@@ -213,11 +213,11 @@ def test_a_method_that_an_app_replaces_ends_it(
 
 def test_a_function_that_an_app_replaces_is_seen_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = CodeSeen()
-    before = seen.method(FluxAttnProcessor, "__call__")
+    before = seen.of_class(FluxAttnProcessor)
     assert seen.replaced() is None
     monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", twice)
     assert seen.replaced() == "diffusers.models.attention_dispatch.dispatch_attention_fn"
-    assert CodeSeen().method(FluxAttnProcessor, "__call__") != before
+    assert CodeSeen().of_class(FluxAttnProcessor) != before
 
 
 def test_a_block_that_cannot_be_described_is_not_looked_at_again(
