@@ -7,6 +7,7 @@ with all their functions, and what these name, by what they do and by who they a
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,9 @@ from tuner.pipeline.python_code import (
     same_constant,
 )
 
-NOT_FOLLOWED = frozenset({"torch", "builtins", "typing"})
-"""Libraries whose functions are watched, and not looked into: torch's version is in a plan's
-runtime."""
+NOT_FOLLOWED = sys.stdlib_module_names | {"torch", "huggingface_hub"}
+"""Libraries whose functions are watched, and not looked into: versions of Python and torch are in a
+plan's runtime, and the hub's, which models can save themselves by, notes things of each process."""
 CALLED = ("forward", "__call__")
 """All that is watched of torch's own classes."""
 ABSENT = object()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxTransformer2DModel
 from torch import nn
 from torchao.quantization.quantize_.workflows.int8.int8_tensor import QuantizeTensorToInt8Kwargs
 
@@ -77,6 +77,16 @@ def test_what_a_block_runs_is_said_and_watched(
     monkeypatch.setattr(owner, name, value, raising=False)
     assert seen.replaced() is not None
     assert CodeSeen().of_class(kind) != before
+
+
+def test_what_a_model_has_to_save_itself_is_the_same_in_each_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the hub's session is not."""
+    before = CodeSeen().of_class(FluxTransformer2DModel)
+    monkeypatch.setattr("huggingface_hub.hf_api.SESSION_ID", "another", raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._headers.SESSION_ID", "another", raising=False)
+    assert CodeSeen().of_class(FluxTransformer2DModel) == before
 
 
 @pytest.mark.parametrize("kind", [SimpleNamespace, QuantizeTensorToInt8Kwargs, nn.Linear, Layer])
