@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter, getitem, is_
+from operator import getitem, is_
 from types import FunctionType
 from typing import Any
 
@@ -26,16 +26,14 @@ from tuner.pipeline.python_code import (
     same_constant,
 )
 
-NOT_FOLLOWED = sys.stdlib_module_names | {"torch", "huggingface_hub"}
-"""Libraries whose functions are watched, and not looked into: versions of Python and torch are in a
-plan's runtime, and the hub's, which models can save themselves by, notes things of each process."""
+NOT_FOLLOWED = sys.stdlib_module_names | {"torch", "huggingface_hub", "diffusers.utils.hub_utils"}
+"""Whose functions are watched, and not looked into: versions of Python and torch are in a plan's
+runtime, and what models save themselves by notes things of each process."""
 CALLED = ("forward", "__call__")
 """All that is watched of torch's own classes."""
 ABSENT = object()
-
-_code_of: Callable[[FunctionType], Any] = attrgetter("__code__")
-_defaults_of: Callable[[FunctionType], Any] = attrgetter("__defaults__")
-_by_name_of: Callable[[FunctionType], Any] = attrgetter("__kwdefaults__")
+PARTS = ("__code__", "__defaults__", "__kwdefaults__")
+"""Of a function, what an app may change in place."""
 
 
 class CodeSeen:
@@ -78,21 +76,19 @@ class _Watch:
     """Tables, names in them, values and labels."""
     sizes: tuple[tuple[Any, ...], ...] = ((),) * 3
     """Classes' tables, how many entries each has, and labels."""
-    functions: tuple[tuple[Any, ...], ...] = ((),) * 4
-    """Functions, their code, their defaults and those by name."""
+    parts: tuple[tuple[Any, ...], ...] = ((),) * 3
+    """Functions, names of `PARTS`, and what is there."""
 
     def holds(self) -> bool:
         """By identity, and by number for what a class may have got in addition."""
         tables, names, values, _ = self.entries
         classes, sizes, _ = self.sizes
-        functions, codes, defaults, by_name = self.functions
+        functions, parts, before = self.parts
         try:
             return (
                 all(map(is_, map(getitem, tables, names), values))
                 and tuple(map(len, classes)) == sizes
-                and all(map(is_, map(_code_of, functions), codes))
-                and all(map(is_, map(_defaults_of, functions), defaults))
-                and all(map(is_, map(_by_name_of, functions), by_name))
+                and all(map(is_, map(getattr, functions, parts), before))
             )
         except KeyError:
             return False
@@ -106,14 +102,10 @@ class _Watch:
         for table, size, label in zip(*self.sizes, strict=True):
             if len(table) != size:
                 return f"something of {label}"
-        for function, *before in zip(*self.functions, strict=True):
-            if not all(map(is_, _parts(function), before)):
+        for function, part, before in zip(*self.parts, strict=True):
+            if getattr(function, part) is not before:
                 return f"{function.__module__}.{function.__qualname__}"
         return None
-
-
-def _parts(function: FunctionType) -> tuple[Any, ...]:
-    return (_code_of(function), _defaults_of(function), _by_name_of(function))
 
 
 @dataclass
@@ -122,29 +114,28 @@ class _Reader:
 
     _entries: dict[tuple[int, Any], tuple[Any, ...]] = field(default_factory=dict)
     _sizes: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    _functions: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    _parts: dict[tuple[int, str], tuple[Any, ...]] = field(default_factory=dict)
 
     def watch(self) -> _Watch:
-        kept = (self._entries, self._sizes, self._functions)
+        kept = (self._entries, self._sizes, self._parts)
         empty = _Watch()
         columns = [tuple(zip(*rows.values(), strict=True)) for rows in kept]
         return _Watch(
-            columns[0] or empty.entries, columns[1] or empty.sizes, columns[2] or empty.functions
+            columns[0] or empty.entries, columns[1] or empty.sizes, columns[2] or empty.parts
         )
 
     def of_class(self, kind: type) -> list[Any]:
         return [self._said(list(self._of_one(base))) for base in kind.__mro__]
 
     def of_table(self, table: Mapping[Any, Any]) -> list[Any]:
-        found = []
+        self._sizes.setdefault(id(table), (table, len(table), "a table of functions"))
         for name, value in table.items():
-            self._see(id(table), table, name, f"{name}")
-            found.append((str(name), value))
-        return self._said(found)
+            self._see(id(table), table, name, f"{value.__module__}.{value.__qualname__}")
+        return self._said([(str(name), value) for name, value in table.items()])
 
     def _of_one(self, kind: type) -> Iterator[tuple[str, Any]]:
         """The functions and constants that stand in this class itself."""
-        table, is_own = vars(kind), _library(kind) not in NOT_FOLLOWED
+        table, is_own = vars(kind), _is_followed(kind)
         if is_own:
             self._sizes.setdefault(id(kind), (table, len(table), kind.__qualname__))
         for name, value in sorted(table.items()):
@@ -169,12 +160,15 @@ class _Reader:
             yield [[name, said_constant(value)] for name, value in named if is_constant(value)]
             others = filter(None, (function_in(value) for _, value in named))
             for other in (*inner_functions(function), *others):
-                if id(other) not in known and _library(other) not in NOT_FOLLOWED:
+                if id(other) not in known and _is_followed(other):
                     known.add(id(other))
                     waiting.append(other)
 
     def _keep(self, function: FunctionType) -> None:
-        self._functions.setdefault(id(function), (function, *_parts(function)))
+        """Who has no defaults was given all arguments, and would be so again."""
+        for part in PARTS:
+            if (value := getattr(function, part)) is not None:
+                self._parts.setdefault((id(function), part), (function, part, value))
         for name in function.__kwdefaults__ or {}:
             label = f"{function.__module__}.{function.__qualname__}"
             self._see(id(function), function.__kwdefaults__, name, label)
@@ -192,8 +186,9 @@ class _Reader:
         self._entries.setdefault((owner, name), (table, name, table[name], label))
 
 
-def _library(item: Any) -> str:
-    return str(item.__module__ or "").split(".", maxsplit=1)[0]
+def _is_followed(item: Any) -> bool:
+    module = str(item.__module__)
+    return module not in NOT_FOLLOWED and module.split(".", maxsplit=1)[0] not in NOT_FOLLOWED
 
 
 def _is_setting(name: str, value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor, FluxTransformer2DModel
+from diffusers.utils import hub_utils
 from torch import nn
 from torchao.quantization.quantize_.workflows.int8.int8_tensor import QuantizeTensorToInt8Kwargs
 
@@ -84,8 +85,7 @@ def test_what_a_model_has_to_save_itself_is_the_same_in_each_process(
 ) -> None:
     """As the hub's session is not."""
     before = CodeSeen().of_class(FluxTransformer2DModel)
-    monkeypatch.setattr("huggingface_hub.hf_api.SESSION_ID", "another", raising=False)
-    monkeypatch.setattr("huggingface_hub.utils._headers.SESSION_ID", "another", raising=False)
+    monkeypatch.setattr(hub_utils, "SESSION_ID", "another")
     assert CodeSeen().of_class(FluxTransformer2DModel) == before
 
 
