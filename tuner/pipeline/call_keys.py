@@ -152,6 +152,7 @@ _READ: tuple[Callable[[], Any], ...] = (
     torch._C._get_cublas_allow_bf16_reduced_precision_reduction,
     torch._C._get_cudnn_allow_tf32,
     torch._C._get_cudnn_benchmark,
+    torch._C._get_cudnn_deterministic,
     _autocast,
     _attention_backend,
     _attention_order,

@@ -56,8 +56,14 @@ class CodeSeen:
 
     def replaced(self) -> str | None:
         """What an app has put something else in the place of; None while all is as it was seen."""
-        watch = self._watch
-        return None if watch.holds() else watch.difference()
+        if (watch := self._watch).holds():
+            return None
+        found = watch.difference()
+        if found is None:
+            with self._lock:
+                self._reader.measure()
+                self._watch = self._reader.watch()
+        return found
 
     def _once(self, item: Any, read: Callable[[Any], list[Any]]) -> str:
         with self._lock:
@@ -74,15 +80,15 @@ class _Watch:
 
     entries: tuple[tuple[Any, ...], ...] = ((),) * 4
     """Tables, names in them, values and labels."""
-    sizes: tuple[tuple[Any, ...], ...] = ((),) * 3
-    """Classes' tables, how many entries each has, and labels."""
+    sizes: tuple[tuple[Any, ...], ...] = ((),) * 4
+    """Classes' tables, how many entries each has, the names of those that are read, and labels."""
     parts: tuple[tuple[Any, ...], ...] = ((),) * 3
     """Functions, names of `PARTS`, and what is there."""
 
     def holds(self) -> bool:
         """By identity, and by number for what a class may have got in addition."""
         tables, names, values, _ = self.entries
-        classes, sizes, _ = self.sizes
+        classes, sizes, _, _ = self.sizes
         functions, parts, before = self.parts
         try:
             return (
@@ -94,14 +100,15 @@ class _Watch:
             return False
 
     def difference(self) -> str | None:
-        """The first. None where there is but another object of the same value."""
+        """The first. None where there is but another object of the same value, or what torch notes
+        in a class."""
         for table, name, value, label in zip(*self.entries, strict=True):
             now = table.get(name, ABSENT)
             if now is not value and not same_constant(now, value):
                 return str(label)
-        for table, size, label in zip(*self.sizes, strict=True):
-            if len(table) != size:
-                return f"something of {label}"
+        for table, _, names, label in zip(*self.sizes, strict=True):
+            if added := _read(table) - names:
+                return f"{label}.{min(added)}"
         for function, part, before in zip(*self.parts, strict=True):
             if getattr(function, part) is not before:
                 return f"{function.__module__}.{function.__qualname__}"
@@ -124,11 +131,18 @@ class _Reader:
             columns[0] or empty.entries, columns[1] or empty.sizes, columns[2] or empty.parts
         )
 
+    def measure(self) -> None:
+        """Anew the classes that have got nothing more that is read."""
+        for owner, (table, _, names, label) in self._sizes.items():
+            size = len(table)
+            if not _read(table) - names:
+                self._sizes[owner] = (table, size, names, label)
+
     def of_class(self, kind: type) -> list[Any]:
         return [self._said(list(self._of_one(base))) for base in kind.__mro__]
 
     def of_table(self, table: Mapping[Any, Any]) -> list[Any]:
-        self._sizes.setdefault(id(table), (table, len(table), "a table of functions"))
+        self._count(id(table), table, "attention backend")
         for name, value in table.items():
             self._see(id(table), table, name, f"{value.__module__}.{value.__qualname__}")
         return self._said([(str(name), value) for name, value in table.items()])
@@ -137,10 +151,10 @@ class _Reader:
         """The functions and constants that stand in this class itself."""
         table, is_own = vars(kind), _is_followed(kind)
         if is_own:
-            self._sizes.setdefault(id(kind), (table, len(table), kind.__qualname__))
-        for name, value in sorted(table.items()):
-            is_read = function_in(value) is not None or _is_setting(name, value)
-            if is_read and (is_own or name in CALLED):
+            self._count(id(kind), table, kind.__qualname__)
+        for name in sorted(_read(table)):
+            value = table[name]
+            if is_own or name in CALLED:
                 self._see(id(kind), table, name, f"{kind.__qualname__}.{name}")
                 yield name, value if is_own else None
 
@@ -177,10 +191,13 @@ class _Reader:
         table = function.__globals__
         for name in sorted(set(names_in(function.__code__))):
             value = table.get(name, ABSENT)
-            if function_in(value) is not None or _is_setting(name, value):
+            if _is_read(name, value):
                 owner = getattr(value, "__module__", None) or table.get("__name__")
                 self._see(id(table), table, name, f"{owner}.{name}")
                 yield name, value
+
+    def _count(self, owner: int, table: Any, label: str) -> None:
+        self._sizes.setdefault(owner, (table, len(table), _read(table), label))
 
     def _see(self, owner: int, table: Any, name: Any, label: str) -> None:
         self._entries.setdefault((owner, name), (table, name, table[name], label))
@@ -191,6 +208,11 @@ def _is_followed(item: Any) -> bool:
     return module not in NOT_FOLLOWED and module.split(".", maxsplit=1)[0] not in NOT_FOLLOWED
 
 
-def _is_setting(name: str, value: Any) -> bool:
-    """A constant, and no note of Python's own, as `__module__` or `__file__`."""
-    return is_constant(value) and not name.startswith("__")
+def _is_read(name: str, value: Any) -> bool:
+    """A function, or a constant that is no note of Python's own, as `__module__` or `__file__`."""
+    is_setting = is_constant(value) and not name.startswith("__")
+    return is_setting or function_in(value) is not None
+
+
+def _read(table: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(name for name, value in list(table.items()) if _is_read(name, value))

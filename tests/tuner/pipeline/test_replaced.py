@@ -109,3 +109,13 @@ def test_what_is_deleted_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     seen.of_class(Layer)
     monkeypatch.delattr(Layer, "factor")
     assert seen.replaced() == "Layer.factor"
+
+
+def test_what_torch_notes_in_a_class_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = CodeSeen()
+    before = seen.of_class(Layer)
+    monkeypatch.setattr(Layer, "__a_note__", {}, raising=False)
+    assert (seen.replaced(), seen.replaced()) == (None, None)
+    assert CodeSeen().of_class(Layer) == before
+    monkeypatch.setattr(Layer, "helper", other, raising=False)
+    assert seen.replaced() == "Layer.helper"
