@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from registry.digest import canonical_json
 from registry.plan import Compilation
 from tuner.compiled_code import CodePart
-from tuner.pipeline.call_keys import CallKey, call_key, made_again
+from tuner.pipeline.block_function import Example, compiled_code, unpickled
+from tuner.pipeline.call_keys import CallKey, attention_code, call_key
 from tuner.pipeline.descriptions import Undescribable, Watch, describe_module
 from tuner.pipeline.replaced import CodeSeen
 
@@ -30,7 +31,12 @@ logger = logging.getLogger("tuner")
 MOST_FUNCTIONS = 16
 """Of one process: where inputs or blocks hold numbers of their own, each has a key of its own."""
 MOST_DESCRIPTIONS = 8
-"""Of one block: describing it takes a millisecond, which is nothing once and too much each call."""
+"""Of one block, one after another, without a function for any: describing it takes a millisecond,
+which is nothing once and too much each call."""
+MOST_KEYS = 64
+"""Of one block, and of all that a process met: calls that differ beyond these are not looked up."""
+KEEPS_TENSORS = frozenset({"resident", "model_offload", "release_after_use"})
+"""Placements under which a block has the same tensors at each call, and no hook of its own."""
 CAPTURES_GRAPHS = ("reduce-overhead", "max-autotune")
 
 Progress = Callable[[int, int], None]
@@ -39,15 +45,6 @@ Progress = Callable[[int, int], None]
 
 def _nobody(done: int, total: int) -> None:
     """A Progress that tells nobody."""
-
-
-@dataclass(frozen=True)
-class _Example:
-    """One call to compile for."""
-
-    module: nn.Module
-    key: CallKey
-    options: Mapping[str, Any]
 
 
 @dataclass
@@ -66,8 +63,9 @@ class Ahead:
     called: set[str] = field(default_factory=set)
     first_calls_s: float | None = None
     code: CodeSeen = field(default_factory=CodeSeen)
+    _lines: set[str] = field(default_factory=set)
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    _examples: dict[str, _Example] = field(default_factory=dict)
+    _examples: dict[str, Example] = field(default_factory=dict)
     _recorded: list[tuple[nn.Module, Callable[..., Any]]] = field(default_factory=list)
 
     @property
@@ -95,7 +93,7 @@ class Ahead:
             part._compiled_call_impl = compiled
         self._recorded.clear()
 
-    def note(self, key: str, example: _Example) -> None:
+    def note(self, key: str, example: Example) -> None:
         if self.is_recording and len(self._examples) <= MOST_FUNCTIONS:
             self._examples.setdefault(key, example)
 
@@ -108,8 +106,18 @@ class Ahead:
             self.miss(key, "its inputs, layers or settings are others")
             return None
         if key not in self._loaded:
-            self._loaded[key] = _unpickled(self.functions[key])
+            self._loaded[key] = unpickled(self.functions[key])
         return self._loaded[key]
+
+    def has_room(self, key: str) -> bool:
+        """Whether this key may be kept: what there is a function for always may."""
+        return key in self.functions or key in self.called or len(self.called) < MOST_KEYS
+
+    def tell(self, line: str) -> None:
+        """Each line once, whatever blocks there are."""
+        if line not in self._lines:
+            self._lines.add(line)
+            logger.warning(line)
 
     def took(self, duration_s: float) -> None:
         """The first call of a kind did, until it returned to Python."""
@@ -136,7 +144,7 @@ class Ahead:
         for done, (key, example) in enumerate(self._examples.items()):
             report(done, len(self._examples))
             try:
-                data = _compiled(example)
+                data = compiled_code(example)
             except Exception as error:  # noqa: BLE001 (torch's errors here have no class in common)
                 logger.warning("nothing is compiled ahead of time: %s", _told(error))
                 return ()
@@ -146,6 +154,15 @@ class Ahead:
 
 def _told(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A block as it was described, and the keys of its calls while `watch` holds."""
+
+    described: bytes
+    watch: Watch
+    keys: dict[CallKey, str]
 
 
 class AheadCall:
@@ -161,21 +178,24 @@ class AheadCall:
     ) -> None:
         self._ahead, self._module, self._compiled = ahead, module, compiled
         self._options = options
-        self._described: bytes | None = None
-        self._watch: Watch | None = None
-        self._descriptions = 0
-        self._keys: dict[CallKey, str] = {}
+        self._known: _Known | None = None
+        self._fruitless = 0
+        self._is_left = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As the module's own call."""
         if self._ahead.failure is None and (name := self._ahead.code.replaced()) is not None:
             self._ahead.give_up(RuntimeError(f"{name} was replaced"))
-        if self._ahead.failure is not None or self._descriptions > MOST_DESCRIPTIONS:
+        if self._fruitless > MOST_DESCRIPTIONS and not self._is_left:
+            self._leave("it changes too often")
+        if self._ahead.failure is not None or self._is_left:
             return self._compiled(*args, **kwargs)
         try:
             key = self._key(args, kwargs)
         except Undescribable as error:
             self._ahead.miss(str(error), f"{error} is no part of a key")
+            return self._compiled(*args, **kwargs)
+        if key is None:
             return self._compiled(*args, **kwargs)
         if key in self._ahead.called:
             return self._run(key, args, kwargs)
@@ -191,6 +211,7 @@ class AheadCall:
             if function is not None:
                 found = function(self._module, *args, **kwargs)
                 self._ahead.hits.add(key)
+                self._fruitless = 0
                 return found
         except torch.OutOfMemoryError:
             raise
@@ -198,27 +219,41 @@ class AheadCall:
             self._ahead.give_up(error)
         return self._compiled(*args, **kwargs)
 
-    def _key(self, args: Any, kwargs: Any) -> str:
+    def _key(self, args: Any, kwargs: Any) -> str | None:
+        """None beyond what is kept: then each call has numbers of its own. Another thread may
+        describe the block meanwhile; what was read here stays together."""
         leaves, structure = tree_flatten((args, kwargs))
         call = call_key(structure, leaves)
-        if self._watch is None or not self._watch.holds:
-            self._describe()
-        if call not in self._keys:
-            self._keys[call] = _digest(self._described or b"", call)
-            example = _Example(self._module, call, self._options)
-            self._ahead.note(self._keys[call], example)
-        return self._keys[call]
+        known = self._known
+        if known is None or not known.watch.holds:
+            known = self._describe()
+        if call not in known.keys:
+            key = _digest(known.described, call)
+            if len(known.keys) >= MOST_KEYS or not self._ahead.has_room(key):
+                self._ahead.tell("a call is not looked up: too many differ")
+                return None
+            known.keys[call] = key
+            self._ahead.note(key, Example(self._module, call, self._options))
+        return known.keys[call]
 
-    def _describe(self) -> None:
+    def _describe(self) -> _Known:
         """Raises Undescribable: for good, as an adapter or a hook seldom goes again."""
-        self._watch, self._keys = None, {}
-        self._descriptions += 1
+        self._known = None
+        self._fruitless += 1
         try:
-            described, self._watch = describe_module(self._module, self._ahead.code)
-        except Undescribable:
-            self._descriptions = MOST_DESCRIPTIONS + 1
+            described, watch = describe_module(self._module, self._ahead.code)
+        except Undescribable as error:
+            self._leave(f"it holds {error}")
             raise
-        self._described = canonical_json([described, dict(self._options)])
+        code = attention_code(self._ahead.code)
+        said = canonical_json([described, code, dict(self._options)])
+        self._known = known = _Known(said, watch, {})
+        return known
+
+    def _leave(self, why: str) -> None:
+        self._is_left = True
+        kind = type(self._module).__name__
+        self._ahead.tell(f"a {kind} is compiled as always from now on: {why}")
 
 
 def _digest(described: bytes, call: CallKey) -> str:
@@ -230,34 +265,3 @@ def _options(plan: Compilation) -> dict[str, Any]:
     from torch._inductor import list_mode_options
 
     return {**list_mode_options(plan.mode), **plan.inductor_options}
-
-
-def _no_guards(guards: Iterable[Any]) -> list[bool]:
-    return [False for _ in guards]
-
-
-def _compiled(example: _Example) -> bytes:
-    """The pickle of one function of (module, *inputs)."""
-    from torch._dynamo.aot_compile import AOTCompiledFunction
-
-    leaves = made_again(example.key.leaves, example.key.again)
-    inputs = tree_unflatten(leaves, example.key.structure)
-    options = {**example.options, "guard_filter_fn": _no_guards}
-    with torch.no_grad():
-        compiled = torch.compile(
-            example.module.forward, fullgraph=True, dynamic=False, options=options
-        )
-        function = compiled.aot_compile(inputs)  # type: ignore[attr-defined]
-    return bytes(AOTCompiledFunction.serialize(function).serialized_data)
-
-
-def _unpickled(data: bytes) -> Callable[..., Any]:
-    from torch._dynamo.aot_compile import AOTCompiledFunction
-    from torch._dynamo.convert_frame import get_compile_id
-    from torch._dynamo.utils import get_metrics_context
-    from torch._guards import CompileContext, compile_context
-
-    with compile_context(CompileContext(get_compile_id({}))), get_metrics_context():
-        function = AOTCompiledFunction.deserialize(data)
-    function.disable_guard_check()
-    return function

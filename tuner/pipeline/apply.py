@@ -17,7 +17,7 @@ from registry.environment import Environment
 from registry.errors import PlanConflict
 from registry.plan import Compilation, Plan
 from tuner.model_spec import ModelSpec
-from tuner.pipeline.ahead import Ahead
+from tuner.pipeline.ahead import KEEPS_TENSORS, Ahead
 from tuner.pipeline.attention import set_attention
 from tuner.pipeline.caching import cacheable, enable_step_cache
 from tuner.pipeline.check import check_plan, find_conflicts, takes_attention_backend
@@ -168,8 +168,9 @@ def _finish(
     place(pipe, options, device, modules)
     cached = cacheable(modules) if options.step_cache is not None else ()
     for name, module in modules.items():
-        compilation, is_cached = options.component(name).compilation, name in cached
-        _compile(name, module, compilation, device, ahead, cached=is_cached)
+        component = options.component(name)
+        suited = ahead if component.placement.kind in KEEPS_TENSORS else None
+        _compile(name, module, component.compilation, device, suited, cached=name in cached)
     enable_step_cache(pipe, options, modules)
     if options.vae.tiling:
         pipe.vae.enable_tiling()

@@ -7,6 +7,7 @@ values.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import TreeSpec
 
-from tuner.pipeline.descriptions import PRIMITIVES, Described, Undescribable, layout
+from registry.digest import digest
+from tuner.pipeline.descriptions import Described, Undescribable, layout
+from tuner.pipeline.python_code import PRIMITIVES
+from tuner.pipeline.replaced import CodeSeen
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def _settings() -> tuple[Any, ...]:
         raise Undescribable("a hook of all modules")
     if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
         raise Undescribable("a mode that sees each operation")
+    if _dynamo_stance() != "default":
+        raise Undescribable("a stance of torch.compile")
     try:
         return tuple(read() for read in _READ)
     except RuntimeError as error:  # where an app set precisions by torch's old and new names
@@ -87,6 +93,42 @@ def _attention_backend() -> str:
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
     return str(_AttentionBackendRegistry._active_backend)
+
+
+def attention_code(seen: CodeSeen) -> str:
+    """What the functions do that diffusers has for its names of attention backends."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    return seen.of_table(_AttentionBackendRegistry._backends)
+
+
+def _attention_order() -> tuple[int, ...]:
+    """Torch's own kernels, the first choice first; nothing where torch has no such order."""
+    read = getattr(torch._C, "_get_sdp_priority_order", tuple)
+    return tuple(read())
+
+
+def _inductor() -> str:
+    from torch._inductor import config
+
+    return _inductor_of(config.get_hash())
+
+
+@functools.lru_cache(maxsize=8)
+def _inductor_of(_state: bytes) -> str:
+    """All that an app or its environment set of Inductor. Its own hash holds folders' names."""
+    from torch._inductor import config
+
+    settings: Any = config
+    names = set(settings._config) - set(settings._compile_ignored_keys)
+    own = sorted(name for name in names if not settings._is_default(name))
+    return digest([[name, repr(getattr(settings, name))] for name in own])
+
+
+def _dynamo_stance() -> str:
+    from torch._dynamo import eval_frame
+
+    return str(eval_frame._stance.stance)
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -110,8 +152,11 @@ _READ: tuple[Callable[[], Any], ...] = (
     torch._C._get_cublas_allow_bf16_reduced_precision_reduction,
     torch._C._get_cudnn_allow_tf32,
     torch._C._get_cudnn_benchmark,
+    torch._C._get_cudnn_deterministic,
     _autocast,
     _attention_backend,
+    _attention_order,
+    _inductor,
 )
 
 

@@ -19,9 +19,9 @@ from torch import nn
 from torch._library.custom_ops import CustomOpDef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from tuner.pipeline.python_code import PRIMITIVES
 from tuner.pipeline.replaced import CodeSeen
 
-PRIMITIVES = (type(None), bool, int, float, str)
 PLAIN_VALUES = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 TABLES = ("_parameters", "_buffers", "_modules")
 NOT_READ = frozenset({"_compiled_call_impl", "_name_or_path", "extra_repr"})
@@ -113,7 +113,7 @@ class _Describer:
         self._seen: dict[int, tuple[int, Any]] = {}
 
     def module(self, module: nn.Module) -> Described:
-        code = self._code.method(type(module), "forward")
+        code = self._code.of_class(type(module))
         return self._name(module) or [_class_name(module), code, *self._attributes(module)]
 
     def _attributes(self, module: nn.Module) -> Iterator[Described]:
@@ -185,7 +185,7 @@ class _Describer:
             return self._name(value)
         if isinstance(value, nn.Module) or not hasattr(value, "__dict__"):
             raise Undescribable(f"a {_class_name(value)}")
-        code = self._code.method(type(value), "__call__")
+        code = self._code.of_class(type(value))
         return self._name(value) or [_class_name(value), code, *self._items(vars(value), depth)]
 
 

@@ -17,11 +17,21 @@ from diffusers.models.transformers import transformer_flux
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import nn
 
-from registry.plan import Compilation
+from registry.digest import canonical_json
+from registry.plan import (
+    Compilation,
+    ComponentPlan,
+    PipelineOptions,
+    Placement,
+    Plan,
+    Resident,
+    StreamedBlocks,
+)
 from tests.tuner.pipeline.ahead_block import Block, Scaled, called, inputs
 from tests.tuner.pipeline.tiny import FLUX, load
 from tuner.compiled_code import unpack
-from tuner.pipeline.ahead import MOST_DESCRIPTIONS, MOST_FUNCTIONS, Ahead, AheadCall
+from tuner.pipeline.ahead import MOST_DESCRIPTIONS, MOST_FUNCTIONS, MOST_KEYS, Ahead, AheadCall
+from tuner.pipeline.apply import apply
 from tuner.pipeline.descriptions import describe_module
 from tuner.pipeline.replaced import CodeSeen
 
@@ -213,11 +223,11 @@ def test_a_method_that_an_app_replaces_ends_it(
 
 def test_a_function_that_an_app_replaces_is_seen_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = CodeSeen()
-    before = seen.method(FluxAttnProcessor, "__call__")
+    before = seen.of_class(FluxAttnProcessor)
     assert seen.replaced() is None
     monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", twice)
     assert seen.replaced() == "diffusers.models.attention_dispatch.dispatch_attention_fn"
-    assert CodeSeen().method(FluxAttnProcessor, "__call__") != before
+    assert CodeSeen().of_class(FluxAttnProcessor) != before
 
 
 def test_a_block_that_cannot_be_described_is_not_looked_at_again(
@@ -244,6 +254,78 @@ def test_a_block_that_changes_at_each_call_is_left_alone(monkeypatch: pytest.Mon
         block.scaled.factor = 1000.5 + factor
         called(block, inputs())
     assert len(count) == MOST_DESCRIPTIONS + 1
+
+
+def test_a_block_that_changes_now_and_then_keeps_its_function() -> None:
+    """As by an adapter's scale, which an app sets back."""
+    key = key_of_the_call()
+    ahead = Ahead({key: b""})
+    ahead._loaded[key] = lambda *_, **__: torch.zeros(1)
+    block = attached(ahead)
+    usual = block.scaled.factor
+    for factor in range(2 * MOST_DESCRIPTIONS):
+        block.scaled.factor = 1000.5 + factor
+        assert called(block, inputs()).shape != (1,)
+        block.scaled.factor = usual
+        assert called(block, inputs()).shape == (1,)
+
+
+def test_a_block_that_is_left_alone_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    ahead = Ahead({"0" * 64: b""})
+    for block in (attached(ahead), attached(ahead)):
+        block.register_forward_hook(lambda *_: None)
+        called(block, inputs())
+    line = "a Block is compiled as always from now on: it holds a hook"
+    assert caplog.messages.count(line) == 1
+
+
+def test_calls_that_all_differ_leave_no_more_keys_than_are_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In each of two blocks."""
+    ahead = Ahead({"0" * 64: b""})
+    for block in (attached(ahead), attached(ahead)):
+        for times in range(MOST_KEYS):
+            called(block, {**inputs(), "times": times, "offset": inputs()["offset"] + 0})
+        block.scaled.factor = 9.5
+        assert called(block, inputs()).shape == inputs()["value"].shape
+    assert (len(ahead.called), len(ahead.misses)) == (MOST_KEYS, MOST_KEYS)
+    assert caplog.messages.count("a call is not looked up: too many differ") == 1
+
+
+def test_a_thread_that_meets_a_change_takes_no_key_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It calls while the other one, which saw the change first, makes its description."""
+    ahead = Ahead(is_recording=True)
+    block = attached(ahead)
+    called(block, inputs())
+    before = set(ahead.called)
+    block.scaled.factor = 5.5
+
+    def meanwhile(value: Any) -> bytes:
+        monkeypatch.setattr("tuner.pipeline.ahead.canonical_json", canonical_json)
+        called(block, inputs())
+        return canonical_json(value)
+
+    monkeypatch.setattr("tuner.pipeline.ahead.canonical_json", meanwhile)
+    called(block, inputs())
+    assert len(ahead.called - before) == 1
+    call: Any = block._compiled_call_impl
+    assert not set(call._known.keys.values()) & before
+
+
+@pytest.mark.parametrize(("placement", "blocks"), [(Resident(), True), (StreamedBlocks(), False)])
+def test_blocks_whose_tensors_change_places_are_compiled_as_always(
+    placement: Placement, *, blocks: bool
+) -> None:
+    pipe = load(FLUX)
+    component = ComponentPlan(placement=placement, compilation=REGIONAL)
+    plan = Plan(pipeline=PipelineOptions(dtype="float32", components={"transformer": component}))
+    ahead = Ahead(is_recording=True)
+    apply(pipe, plan, torch.device("cpu"), ahead=ahead)
+    calls = [part._compiled_call_impl for part in pipe.transformer.modules()]
+    assert any(isinstance(call, AheadCall) for call in calls) is blocks
 
 
 def count_descriptions(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
