@@ -253,7 +253,7 @@ def test_a_budget_in_which_nothing_fits(
         (["--seed", "-1"], "-1"),
         (["--seed", str(2**63)], str(2**63)),
         (["--registry", ""], "''"),
-        (["--registry", "://"], "'://'"),
+        (["--registry", "://"], "://… is not a registry"),
         (["--registry", "postgresql://me:secret@host/plans"], "postgresql://me:***@host"),
         (["--policy", "sloppy"], "'sloppy'"),
         (["--objective", "beauty"], "'beauty'"),
