@@ -11,11 +11,9 @@ Keys and the trust list belong to the user's configuration, never to a registry.
 from __future__ import annotations
 
 import base64
-import fcntl
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -27,6 +25,7 @@ from pydantic import AwareDatetime, Field, ValidationError, field_validator
 from registry.base import Frozen
 from registry.digest import canonical_json
 from registry.errors import InvalidInput, TrustListUnreadable, UntrustedArtifact
+from registry.private_files import locked, private_file
 from registry.record import ArtifactKind, ArtifactRef, TuningRecord
 from registry.rows import sha256_of
 
@@ -219,7 +218,7 @@ class SigningKeys:
             raise InvalidInput(
                 f"{public_key!r} is not an Ed25519 public key (base64 of 32 bytes)"
             ) from error
-        with self._locked():
+        with locked(self._directory):
             others = tuple(one for one in self._listed().keys if one.key_id != key.key_id)
             self._write_list(TrustList(keys=(*others, key)))
         return key
@@ -230,22 +229,11 @@ class SigningKeys:
 
     def revoke(self, unwanted: str) -> TrustedKey:
         """Take a key off the list, by its name or id. Raises InvalidInput where it is not on it."""
-        with self._locked():
+        with locked(self._directory):
             listed = self._listed().keys
             gone = _one_of(listed, unwanted)
             self._write_list(TrustList(keys=tuple(one for one in listed if one != gone)))
         return gone
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Two changes of the list at once must both be in it afterwards."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
 
     @property
     def _key_path(self) -> Path:
@@ -277,7 +265,7 @@ class SigningKeys:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        temporary = self._private_file(data)
+        temporary = private_file(self._directory, data)
         try:
             os.link(temporary, self._key_path)
         except FileExistsError:
@@ -299,17 +287,7 @@ class SigningKeys:
 
     def _write_list(self, trust: TrustList) -> None:
         data = trust.model_dump_json(indent=2).encode()
-        self._private_file(data).replace(self._directory / TRUST_FILE)
-
-    def _private_file(self, data: bytes) -> Path:
-        """A synced temporary file of mode 0600 in the directory."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
-        with os.fdopen(handle, "wb") as writer:
-            writer.write(data)
-            writer.flush()
-            os.fsync(writer.fileno())
-        return Path(name)
+        private_file(self._directory, data).replace(self._directory / TRUST_FILE)
 
 
 def _is_signed(statement: Statement, signature: Signature, public: Ed25519PublicKey) -> bool:

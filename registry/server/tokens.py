@@ -6,14 +6,10 @@ service's own configuration, never in a registry; a change counts from the next 
 
 from __future__ import annotations
 
-import fcntl
 import hmac
 import json
 import os
 import secrets
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -22,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from registry.base import Frozen
 from registry.errors import InvalidInput, RegistryError
+from registry.private_files import locked, private_file
 from registry.rows import sha256_of
 
 TOKEN_FILE = "service-tokens.json"  # noqa: S105 (a file's name)
@@ -71,7 +68,7 @@ class Tokens:
             raise InvalidInput(
                 f"{name!r} is not a token's name: up to 64 letters, digits, '.', '_' and '-'"
             ) from error
-        with self._locked():
+        with locked(self._directory):
             if any(one.name == name for one in self.all()):
                 raise InvalidInput(
                     f"there is a token {name!r} already", hint=f"Revoke it first: revoke {name}"
@@ -81,7 +78,7 @@ class Tokens:
 
     def revoke(self, name: str) -> Token:
         """Raises InvalidInput where there is none of this name."""
-        with self._locked():
+        with locked(self._directory):
             found = [token for token in self.all() if token.name == name]
             if not found:
                 raise InvalidInput(f"there is no token {name!r}")
@@ -122,23 +119,8 @@ class Tokens:
         return known[1]
 
     def _write(self, tokens: TokenList) -> None:
-        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
-        with os.fdopen(handle, "w", encoding="utf-8") as writer:
-            writer.write(json.dumps(tokens.model_dump(mode="json"), indent=2) + "\n")
-            writer.flush()
-            os.fsync(writer.fileno())
-        Path(name).replace(self.path)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Two changes of the list at once must both be in it afterwards."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        data = json.dumps(tokens.model_dump(mode="json"), indent=2) + "\n"
+        private_file(self._directory, data.encode()).replace(self.path)
 
 
 def _digest(secret: str) -> str:
