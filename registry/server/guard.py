@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 from starlette.datastructures import Headers
@@ -19,6 +20,9 @@ from registry.server.tokens import Token
 BODY_PAUSE_S = 30.0
 """How long the next part of a body is waited for."""
 
+
+REFUSED_BYTES, REFUSED_S = 1 << 16, 1.0
+"""How much of the body of a refused request is read, and for how long."""
 
 PUBLISHED = "published"
 """Under this name a request's state holds the ids of the records that it put into service, took
@@ -50,6 +54,7 @@ class Guard:
         watched = _Watched(send)
         try:
             if isinstance(allowed, ProblemResponse):
+                await _taken_in(scope, receive)
                 await allowed(scope, receive, watched)
             else:
                 await self._app(scope, self._patient(receive), watched)
@@ -103,6 +108,21 @@ class Guard:
                 inventory=scope.get("state", {}).get(REPLACED),
             )
         )
+
+
+async def _taken_in(scope: Scope, receive: Receive) -> None:
+    """A little of a refused body: a connection that is closed with bytes unread is reset, and its
+    client may lose the answer. Who waits to be told to go on has sent nothing."""
+    if "expect" in Headers(scope=scope):
+        return
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REFUSED_S):
+            while size < REFUSED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 class _Watched:
